@@ -1,0 +1,54 @@
+#   make demo    install into .venv and train a small network on handwritten digits
+#   make test    install with the test tools and run all tests
+#   make bench   measure the solver
+#   make gpu     the tests and benchmarks that need a GPU
+#   make clean   remove .venv and everything built
+# PYTHON=python3.12 chooses the interpreter that .venv is made with (3.11 or newer).
+# Paths are relative, and tools run as `python -m`, so that the checkout may lie in a folder with a space in its name.
+
+PYTHON ?= python3
+PY := .venv/bin/python
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+.NOTPARALLEL:
+
+# An editable install remembers where the checkout lies: after a move, or without a working .venv, install again.
+ifneq ($(shell [ -x $(PY) ] && cat .venv/.where 2>/dev/null),$(CURDIR))
+STALE := stale
+endif
+
+.PHONY: help demo test bench gpu clean stale
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo: .venv/.installed-demo
+	@$(PY) -m lpgpu.cli train digits
+
+test: .venv/.installed-test
+	@$(PY) -m pytest
+
+bench: .venv/.installed-demo
+	@$(PY) bench/solver.py
+
+gpu: .venv/.installed-test
+	@$(PY) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || \
+	{ echo "make gpu: PyTorch finds no CUDA GPU here. Nothing was run; make test runs all that needs none." >&2; exit 1; }
+	@$(PY) -m pytest -m gpu || [ $$? -eq 5 ] # 5: no test is marked gpu
+	@for file in bench/kernels.py bench/solver.py; do [ ! -f $$file ] || $(PY) $$file || exit 1; done
+
+clean:
+	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp for each extra, written only after its install has succeeded.
+.venv/.installed-%: pyproject.toml constraints.txt CMakeLists.txt $(STALE)
+	@rm -f $@
+	@$(PY) -m pip --version >/dev/null 2>&1 || { \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "lpgpu needs Python 3.11 or newer; $(PYTHON) is: $$($(PYTHON) --version 2>&1)." \
+	    "Name another one: make PYTHON=python3.12 ..." >&2; exit 1; }; \
+	  $(PYTHON) -m venv --clear .venv || \
+	  { echo "$(PYTHON) could not make a virtual environment; on Debian and Ubuntu install python3-venv." >&2; exit 1; }; }
+	@echo "Installing lpgpu[$*] into .venv (minutes the first time)"
+	@$(PY) -m pip install -q -c constraints.txt -e ".[$*]"
+	@pwd -P > .venv/.where
+	@touch $@

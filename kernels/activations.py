@@ -1,0 +1,71 @@
+"""Pointwise nonlinearities g: the vocabulary shared by the ODE steps.
+
+`value_(z)` overwrites z by g(z). `pull_back(d, kept)` is g′(z) ⊙ d, where `kept` is what the forward step left behind:
+g(z) itself wherever the slope can be read off it, z where it cannot (`keeps_input`). Any shape.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SMOOTH_RELU_ETA = 0.1  # half-width of the quadratic piece, in the units of z (METHODS.md section 2)
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A nonlinearity g by its value, in place, and by the pull-back through it."""
+
+    value_: Callable[[Tensor], Tensor]
+    pull_back: Callable[[Tensor, Tensor], Tensor]
+    keeps_input: bool = False
+
+    def value_and_kept(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """g(z), and what `pull_back` wants; `z` may be overwritten."""
+        kept = z.clone() if self.keeps_input else z
+        a = self.value_(z)
+        return a, kept if self.keeps_input else a
+
+    def value_of_kept(self, kept: Tensor) -> Tensor:
+        """g(z), which `kept` is or is the input of."""
+        return self.value_(kept.clone()) if self.keeps_input else kept
+
+
+def _tanh_(z: Tensor) -> Tensor:
+    # tanh z = 2σ(2z) − 1: the vectorised σ is about four times as fast as tanh on a CPU, and exact to one rounding of 1
+    return z.mul_(2).sigmoid_().mul_(2).sub_(1)
+
+
+def _smooth_relu_(z: Tensor) -> Tensor:
+    eta = SMOOTH_RELU_ETA
+    # x²/4η + x/2 + η/4 = (x + η)²/4η on (−η, η); clamping x to that interval, plus what lies above η, joins the pieces
+    above = (z - eta).clamp_(min=0)
+    return z.clamp_(-eta, eta).add_(eta).square_().div_(4 * eta).add_(above)
+
+
+def _smooth_relu_pull_back(d: Tensor, a: Tensor) -> Tensor:
+    # a = (x + η)²/4η has the slope (x + η)/2η = √(a/η), which reaches 1 at x = η, where a = η
+    return torch.mul(d, (a / SMOOTH_RELU_ETA).clamp_(max=1).sqrt_())
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "identity": Activation(lambda z: z, lambda d, a: d),
+    "relu": Activation(lambda z: z.clamp_(min=0), lambda d, a: torch.ops.aten.threshold_backward(d, a, 0)),
+    "silu": Activation(
+        lambda z: z.mul_(torch.sigmoid(z)), lambda d, z: torch.ops.aten.silu_backward(d, z), keeps_input=True
+    ),
+    "smooth_relu": Activation(_smooth_relu_, _smooth_relu_pull_back),
+    "tanh": Activation(_tanh_, lambda d, a: torch.ops.aten.tanh_backward(d, a)),
+}
+
+
+def activation_named(name: str) -> Activation:
+    """The activation called `name`.
+
+    Raises:
+        ValueError: when there is none of that name; the message lists those there are.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation is {name!r}; expected one of {', '.join(sorted(ACTIVATIONS))}")
+    return ACTIVATIONS[name]

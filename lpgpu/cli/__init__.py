@@ -1,0 +1,5 @@
+"""The command line: `lpgpu train RECIPE`, `lpgpu info`, `lpgpu plot RUN`."""
+
+from lpgpu.cli.app import main
+
+__all__ = ["main"]

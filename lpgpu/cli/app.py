@@ -1,0 +1,46 @@
+"""Reads the command line, runs the command, and turns what went wrong into one line and an exit code."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lpgpu.cli import info, training
+from lpgpu.train import InputError, TrainingDivergedError, draw_plots
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; `argv` are the words after `lpgpu`, by default those of the process.
+
+    Returns the exit code: 0; 1 when training diverged; 2 for a user's error; 130 when interrupted. The last three print
+    one line to stderr. Bugs keep their traceback.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.command(arguments)
+    except InputError as error:
+        return _fail(EXIT_USAGE, f"error: {error}")
+    except TrainingDivergedError as error:
+        return _fail(EXIT_FAILED, f"error: training diverged: {error}")
+    except KeyboardInterrupt as interrupt:
+        return _fail(EXIT_INTERRUPTED, "; ".join(["interrupted", *map(str, interrupt.args)]))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lpgpu", description="Train deep networks layer-parallel, with multigrid.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    training.add_command(commands)
+    about = commands.add_parser("info", help="versions, devices, and which kernels would run")
+    about.set_defaults(command=lambda _: print(info.describe()))
+    plot = commands.add_parser("plot", help="draw the plots of a run again, finished or not")
+    plot.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
+    plot.set_defaults(command=lambda arguments: print(*draw_plots(arguments.run), sep="\n"))
+    return parser
+
+
+def _fail(code: int, message: str) -> int:
+    print(f"lpgpu: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,66 @@
+"""`lpgpu train RECIPE [options]`: the options come from the recipe's dataclass."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from shlex import quote
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+from lpgpu.train import RECIPES, Recipe, Run, TrainOptions, find_recipe, format_summary, train
+
+
+def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `train`, with one sub-command for each recipe."""
+    parser = commands.add_parser(
+        "train", help="train a recipe", epilog="`lpgpu train RECIPE --help` lists its options with their defaults."
+    )
+    recipes = parser.add_subparsers(metavar="RECIPE", required=True, dest="recipe")
+    for recipe in RECIPES.values():
+        options = recipes.add_parser(recipe.name, help=recipe.summary, description=recipe.summary)
+        options.add_argument(
+            "--resume", metavar="RUN_DIR", type=Path, help="continue that run after its last finished epoch"
+        )
+        _add_options(options, recipe.defaults)
+        options.set_defaults(command=_train)
+
+
+def _add_options(parser: argparse.ArgumentParser, defaults: TrainOptions) -> None:
+    """One argument for each field. Absent ones stay absent, so that a resumed run knows what was asked for."""
+    for field, hint in defaults.typed_fields():
+        default = getattr(defaults, field.name)
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            default=argparse.SUPPRESS,
+            help=field.metadata["help"] + ("" if default is None else f" [{default}]"),
+            **_argument_type(hint),
+        )
+
+
+def _argument_type(hint: Any) -> dict[str, Any]:
+    """argparse's words for the type of an option: choices, or a parser and a name for the value."""
+    if get_origin(hint) is Literal:
+        return {"choices": get_args(hint)}
+    (kind,) = [kind for kind in (get_args(hint) or (hint,)) if kind is not NoneType]
+    return {"type": kind, "metavar": {int: "N", float: "X", str: "NAME", Path: "DIR"}[kind]}
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    recipe = find_recipe(arguments.recipe)
+    run = _run(recipe, arguments)
+    try:
+        summary = train(run)
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(
+            f"continue with: lpgpu train {recipe.name} --resume {quote(str(run.folder))}"
+        ) from interrupt
+    print(format_summary(run, summary))
+
+
+def _run(recipe: Recipe, arguments: argparse.Namespace) -> Run:
+    """A new run, or the one to resume, with the options that were given."""
+    names = {field.name for field, _ in recipe.defaults.typed_fields()}
+    given = {name: value for name, value in vars(arguments).items() if name in names}
+    if arguments.resume is None:
+        return Run.create(recipe, replace(recipe.defaults, **given))
+    return Run.resume(arguments.resume, given, recipe_name=recipe.name)

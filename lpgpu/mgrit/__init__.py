@@ -1,0 +1,39 @@
+"""Multigrid reduction in time: the solver, for the forward and the adjoint problem alike.
+
+hierarchy     which layers a level has and a sweep visits
+propagator    Φ, on many layers at once
+states        where the states of a level live
+relaxation    F-, C- and FCF-sweeps
+fas           residual, coarse problem, correction
+cycle         V and F
+solve         cycles until done
+convergence   when that is, and what went wrong
+exchange      what other ranks hear of it
+options       the user's choices
+"""
+
+from lpgpu.mgrit.convergence import DivergenceError, DivergenceWarning
+from lpgpu.mgrit.hierarchy import Grid, Hierarchy, Window
+from lpgpu.mgrit.options import MGRIT, Parareal, Serial, Solver
+from lpgpu.mgrit.propagator import Propagator
+from lpgpu.mgrit.result import SolveResult
+from lpgpu.mgrit.solve import solve
+from lpgpu.mgrit.states import AllPoints, CPointsOnly, States
+
+__all__ = [
+    "MGRIT",
+    "AllPoints",
+    "CPointsOnly",
+    "DivergenceError",
+    "DivergenceWarning",
+    "Grid",
+    "Hierarchy",
+    "Parareal",
+    "Propagator",
+    "Serial",
+    "SolveResult",
+    "Solver",
+    "States",
+    "Window",
+    "solve",
+]

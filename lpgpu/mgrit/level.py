@@ -1,0 +1,32 @@
+"""One level of a solve: its grid, its states, its right-hand side, and the propagator that all levels share."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lpgpu.comm import Communicator
+from lpgpu.mgrit.hierarchy import Grid
+from lpgpu.mgrit.options import Relaxation
+from lpgpu.mgrit.propagator import Propagator
+from lpgpu.mgrit.states import States
+
+
+@dataclass
+class Level:
+    """What a cycle works on. `g` is [N + 1, ...] or None (zero); `relaxation` is None on the coarsest level."""
+
+    grid: Grid
+    states: States
+    propagator: Propagator
+    communicator: Communicator
+    relaxation: Relaxation | None
+    g: Tensor | None = None
+
+    @property
+    def is_coarsest(self) -> bool:
+        """Whether this level is solved serially."""
+        return self.grid.coarsening is None
+
+    def deepen(self, steps: int) -> None:
+        """Count `steps` more dependent Φ evaluations."""
+        self.propagator.work.sequential_depth += steps

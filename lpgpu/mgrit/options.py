@@ -1,0 +1,127 @@
+"""How to propagate: `MGRIT` (inexactly, all layers at once), `Parareal` (its simplest form), `Serial` (exactly)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lpgpu.mgrit.hierarchy import Hierarchy
+
+Relaxation = Literal["F", "FCF"]
+
+
+@dataclass(frozen=True)
+class Serial:
+    """Exact propagation, layer after layer, through the same interface: the oracle, and the choice for inference."""
+
+    def hierarchy(self, num_steps: int) -> Hierarchy:
+        """The single grid of `num_steps` layers."""
+        return Hierarchy.build(num_steps, ())
+
+
+@dataclass(frozen=True, kw_only=True)
+class MGRIT:
+    """Multigrid reduction in time (Falgout et al., SIAM J. Sci. Comput. 36, 2014), full approximation scheme.
+
+    Attributes:
+        levels: the most levels to use; fewer where `min_coarse_steps` stops the coarsening. 1 is serial propagation.
+        coarsening: m, every how many layers a C-point lies; one int, or `levels − 1` of them, finest first.
+        iterations, adjoint_iterations: cycles of the forward and of the adjoint solve; with a tolerance, the most.
+            0 leaves the initial guess.
+        relaxation: "F", or "FCF" (twice the work, faster convergence); one, or `levels − 1` of them, finest first.
+        cycle: "V", or "F", which visits the coarse levels once more on the way up.
+        tolerance, adjoint_tolerance: stop a solve once the 2-norm of the residual at the C-points is at most this times
+            the first one. None: always run all iterations.
+        min_coarse_steps: no grid gets fewer layers than this.
+        delta: Δ-correction of the coarse operator, for the propagators that offer it: "auto" and "none" do without.
+        initial_guess: "coarse": the coarsest grid's solution, injected and F-relaxed level by level; "constant": the
+            input everywhere (adjoint: zero).
+        store: what a forward solve keeps for the adjoint: "all" states, or "c_points" only, about m times fewer, the
+            rest being recomputed where it is needed.
+        chunk: how many intervals are swept (and, with "c_points", recomputed) at a time. None: all at once with "all";
+            with "c_points" as many as hold about as many states as there are C-points.
+        on_divergence: "warn" or "raise" when a solve ends non-finite, or with a larger residual than it began with.
+
+    Raises:
+        ValueError: naming the field, what came and what was expected.
+    """
+
+    levels: int = 3
+    coarsening: int | Sequence[int] = 4
+    iterations: int = 2
+    adjoint_iterations: int = 1
+    relaxation: Relaxation | Sequence[Relaxation] = "FCF"
+    cycle: Literal["V", "F"] = "V"
+    tolerance: float | None = None
+    adjoint_tolerance: float | None = None
+    min_coarse_steps: int = 2
+    delta: Literal["none", "diagonal", "auto"] = "auto"
+    initial_guess: Literal["coarse", "constant"] = "coarse"
+    store: Literal["all", "c_points"] = "all"
+    chunk: int | None = None
+    on_divergence: Literal["warn", "raise"] = "warn"
+
+    def __post_init__(self) -> None:
+        _at_least("levels", self.levels, 1)
+        _at_least("iterations", self.iterations, 0)
+        _at_least("adjoint_iterations", self.adjoint_iterations, 0)
+        _at_least("min_coarse_steps", self.min_coarse_steps, 1)
+        if self.chunk is not None:
+            _at_least("chunk", self.chunk, 1)
+        for name in ("tolerance", "adjoint_tolerance"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, float | int) and 0 <= value < math.inf):
+                raise ValueError(f"{name} is {value!r}; expected None or a finite number ≥ 0")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(map(repr, allowed))}")
+        for m in self.coarsening_per_level:
+            _at_least("coarsening", m, 2)
+        for relaxation in self.relaxation_per_level:
+            if relaxation not in ("F", "FCF"):
+                raise ValueError(f"relaxation is {relaxation!r}; expected 'F' or 'FCF'")
+
+    @property
+    def coarsening_per_level(self) -> tuple[int, ...]:
+        """m of each level but the coarsest, finest first."""
+        return _per_level("coarsening", self.coarsening, int, self.levels - 1)
+
+    @property
+    def relaxation_per_level(self) -> tuple[Relaxation, ...]:
+        """The relaxation of each level but the coarsest, finest first."""
+        return _per_level("relaxation", self.relaxation, str, self.levels - 1)
+
+    def hierarchy(self, num_steps: int) -> Hierarchy:
+        """The grids of a network of `num_steps` layers."""
+        return Hierarchy.build(num_steps, self.coarsening_per_level, self.min_coarse_steps)
+
+
+def Parareal(*, coarsening: int = 4, iterations: int = 2, **options) -> MGRIT:
+    """Parareal (Lions, Maday & Turinici 2001): two-level MGRIT with F-relaxation. `options` are those of MGRIT."""
+    return MGRIT(levels=2, relaxation="F", coarsening=coarsening, iterations=iterations, **options)
+
+
+Solver = MGRIT | Serial
+
+_CHOICES = {
+    "cycle": ("V", "F"),
+    "delta": ("none", "diagonal", "auto"),
+    "initial_guess": ("coarse", "constant"),
+    "store": ("all", "c_points"),
+    "on_divergence": ("warn", "raise"),
+}
+
+
+def _at_least(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name} is {value!r}; expected an integer ≥ {least}")
+    if value < least:
+        raise ValueError(f"{name} is {value}; expected at least {least}")
+
+
+def _per_level(name: str, value, scalar: type, count: int) -> tuple:
+    if isinstance(value, scalar):
+        return (value,) * count
+    if not isinstance(value, Sequence) or len(value) != count:
+        raise ValueError(f"{name} is {value!r}; expected one value, or {count} of them (levels − 1), finest first")
+    return tuple(value)

@@ -1,0 +1,67 @@
+"""Φ, on many layers at once: the one interface between the solver and what it propagates."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from lpgpu.mgrit.hierarchy import Grid, Window, length
+from lpgpu.mgrit.result import Work
+
+
+class Propagator(ABC):
+    """u_target = Φ_k(u_source) + g_target on every level, for whole slices of layers k.
+
+    A subclass supplies `_step`, and `_sweep` too where several steps in one go are cheaper, as in a fused kernel. One
+    propagator serves one solve; it counts the evaluations as they happen.
+    """
+
+    def __init__(self, num_levels: int) -> None:
+        self.work = Work([0] * num_levels)
+
+    def step(self, grid: Grid, layers: slice, u: Tensor, out: Tensor) -> None:
+        """out_i = Φ_k(u_i) for the layers k of `layers`; `u` and `out` are [layers, ...] and do not overlap."""
+        if not (count := length(layers)):
+            return
+        self.work.evaluations[grid.level] += count
+        with _naming(grid, layers.start, layers.stop):
+            self._step(grid, layers, u, out)
+
+    def sweep(self, window: Window, positions: Iterable[int], u: Tensor, g: Tensor | None = None) -> int:
+        """March through `positions` of all the window's intervals at once, in place; the batched steps it took.
+
+        `u` holds the window's points, [stop − first + 1, ...]; `g` the grid's right-hand side, [N + 1, ...], or None.
+        """
+        steps = [layers for layers in map(window.layers, positions) if length(layers)]
+        self.work.evaluations[window.grid.level] += sum(map(length, steps))
+        with _naming(window.grid, window.first, window.stop):
+            self._sweep(window, steps, u, g)
+        return len(steps)
+
+    @abstractmethod
+    def _step(self, grid: Grid, layers: slice, u: Tensor, out: Tensor) -> None: ...
+
+    def _step_in_sweep(self, grid: Grid, layers: slice, u: Tensor, out: Tensor) -> None:
+        self._step(grid, layers, u, out)
+
+    def _sweep(self, window: Window, steps: list[slice], u: Tensor, g: Tensor | None) -> None:
+        grid = window.grid
+        for layers in steps:
+            targets = grid.targets(layers)
+            out = u[window.local(targets)]
+            self._step_in_sweep(grid, layers, u[window.local(grid.sources(layers))], out)
+            if g is not None:
+                out += g[targets]
+
+
+@contextmanager
+def _naming(grid: Grid, first: int, stop: int) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        error.add_note(
+            f"lpgpu: raised while propagating level {grid.level}, layers {first * grid.stride} to "
+            f"{(stop - 1) * grid.stride} of the network"
+        )
+        raise

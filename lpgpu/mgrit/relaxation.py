@@ -1,0 +1,55 @@
+"""Relaxation: solve every interval (F), or every step onto a C-point (C), at once and independently of the others."""
+
+from lpgpu.mgrit.level import Level
+
+
+def relax(level: Level, *, f_points_current: bool) -> None:
+    """F- or FCF-relaxation. `f_points_current`: an F-sweep has just been done and is not repeated."""
+    if not f_points_current:
+        first_f_relax(level)
+    if level.relaxation == "FCF":
+        c_relax(level)
+        f_relax(level)
+
+
+def f_relax(level: Level, *, full_intervals_only: bool = False) -> None:
+    """Propagate each interval's C-point through its F-points."""
+    positions = level.grid.f_positions
+    windows = [w for w in level.states.windows() if not (full_intervals_only and w == level.grid.short_window)]
+    level.deepen(max((_sweep(level, window, positions) for window in windows), default=0))
+
+
+def c_relax(level: Level) -> None:
+    """Update each C-point from the F-point before it."""
+    grid, states = level.grid, level.states
+    out = states.c_points[grid.c_targets]
+    level.propagator.step(grid, grid.c_layers, states.c_sources, out)
+    if level.g is not None:
+        out += level.g[grid.targets(grid.c_layers)]
+    level.deepen(1)
+
+
+def first_f_relax(level: Level) -> None:
+    """The F-relaxation that enters a level: in reverse, a short last interval first, onto its C-point.
+
+    That interval starts at the given point N, which is no C-point, and leads to the C-point that the coarse grid starts
+    from; swept once from end to end it is exact.
+    """
+    sweep_short_interval(level)
+    f_relax(level, full_intervals_only=level.grid.reverse)
+
+
+def sweep_short_interval(level: Level) -> None:
+    """Propagate through the whole short last interval of a reversed grid, where there is one."""
+    if level.grid.reverse and level.grid.remainder:
+        level.deepen(_sweep(level, level.grid.short_window, level.grid.all_positions))
+
+
+def solve_serially(level: Level) -> None:
+    """Propagate from the given point through all layers: exact, and the coarsest level's only way."""
+    level.deepen(sum(_sweep(level, window, level.grid.all_positions) for window in level.states.windows()))
+
+
+def _sweep(level: Level, window, positions) -> int:
+    with level.states.open(window) as u:
+        return level.propagator.sweep(window, positions, u, level.g)

@@ -1,0 +1,54 @@
+"""What a solve did: its outcome, and the work it took, counted where it is done."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass
+class Work:
+    """Counts of one solve: Φ evaluations per level, depth, messages. They hold on any machine."""
+
+    evaluations: list[int]
+    sequential_depth: int = 0
+    messages: int = 0
+    bytes_sent: int = 0
+
+
+@dataclass(frozen=True)
+class SolveResult:
+    """The outcome of one solve.
+
+    Attributes:
+        iterations: cycles completed.
+        converged: whether `tolerance` was met; None where none was asked for.
+        evaluations: Φ evaluations per level, finest first.
+        sequential_depth: the longest chain of dependent Φ evaluations, all that is independent running side by side.
+        messages, bytes_sent: what this rank sent to others.
+    """
+
+    iterations: int
+    converged: bool | None
+    evaluations: tuple[int, ...]
+    sequential_depth: int
+    messages: int
+    bytes_sent: int
+    squared_norms: tuple[Tensor, ...] = field(repr=False)
+
+    @classmethod
+    def of(cls, iterations: int, converged: bool | None, squared_norms: list[Tensor], work: Work) -> "SolveResult":
+        """The result of a solve that has just ended, with its work as counted so far."""
+        return cls(
+            iterations=iterations,
+            converged=converged,
+            evaluations=tuple(work.evaluations),
+            sequential_depth=work.sequential_depth,
+            messages=work.messages,
+            bytes_sent=work.bytes_sent,
+            squared_norms=tuple(squared_norms),
+        )
+
+    @property
+    def residual_norms(self) -> tuple[float, ...]:
+        """‖r‖₂ over the C-points of the finest level, entry i before correction i. On a GPU, reading waits for it."""
+        return tuple(float(squared.sqrt()) for squared in self.squared_norms)

@@ -1,0 +1,31 @@
+"""How each kind of block is propagated. One file per kind; `layers_of` picks."""
+
+from torch import Tensor, nn
+
+from lpgpu.kernels.conv_step import Kernel
+from lpgpu.nn.blocks import ConvBlock, DenseBlock
+from lpgpu.nn.propagators.conv import ConvLayers
+from lpgpu.nn.propagators.dense import DenseLayers
+from lpgpu.nn.propagators.functional import FunctionalLayers
+from lpgpu.nn.propagators.layers import Layers, Linearisation
+from lpgpu.nn.propagators.pair import AdjointPropagator, ForwardPropagator
+
+__all__ = ["AdjointPropagator", "ForwardPropagator", "Layers", "Linearisation", "layers_of"]
+
+
+def layers_of(block: nn.Module, parameters: dict[str, Tensor], x: Tensor, scheme: str, form: str) -> Layers:
+    """The layers of `block` with stacked `parameters` [layers, ...], for states like `x`.
+
+    A dense or convolutional block takes its own kernels where these apply: Euler's scheme, and states of two (dense) or
+    four dimensions (convolution). A subclass may compute something else, so it takes the general path.
+    """
+    kernel_applies = form == "rhs" and scheme == "euler"
+    if kernel_applies and type(block) is DenseBlock and x.ndim == 2:
+        return DenseLayers(parameters["linear.weight"], parameters.get("linear.bias"), block.activation.name)
+    if kernel_applies and type(block) is ConvBlock and x.ndim == 4:
+        kernels = [
+            Kernel(parameters[f"convolutions.{i}.weight"], parameters.get(f"convolutions.{i}.bias"))
+            for i in range(len(block.convolutions))
+        ]
+        return ConvLayers(kernels, block.activation.name)
+    return FunctionalLayers(block, parameters, dict(block.named_buffers()), scheme, form)

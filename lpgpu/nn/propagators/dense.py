@@ -1,0 +1,47 @@
+"""Layers of `DenseBlock` under Euler's scheme, by the operation `lpgpu.kernels.dense_step`."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from lpgpu.kernels import dense_step
+from lpgpu.nn.propagators.layers import Layers, Linearisation
+
+
+class DenseLayers(Layers):
+    """u + Δt g(W_k u + b_k): weights [layers, H, H], biases [layers, H] or None, states [points, B, H]."""
+
+    def __init__(self, w: Tensor, b: Tensor | None, activation: str) -> None:
+        self.w = w.detach()
+        self.b = None if b is None else b.detach()
+        self.activation = activation
+
+    def advance(self, layers: slice, dt: float, u: Tensor, out: Tensor, *, keep: bool = False) -> Tensor | None:
+        kept = dense_step.advance(u, *self._of(layers), dt, self.activation, out)
+        return kept if keep else None
+
+    def linearise(self, layers: slice, dt: float, u: Tensor, kept: Tensor | None = None) -> Linearisation:
+        w, b = self._of(layers)
+        return _Linearised(self, w, dt, u, dense_step.kept(u, w, b, self.activation) if kept is None else kept)
+
+    def empty_states(self, points: int, like: Tensor) -> Tensor:
+        return dense_step.empty_states(points, like)
+
+    def _of(self, layers: slice) -> tuple[Tensor, Tensor | None]:
+        return self.w[layers], None if self.b is None else self.b[layers]
+
+
+class _Linearised(Linearisation):
+    def __init__(self, stack: DenseLayers, w: Tensor, dt: float, u: Tensor, kept: Tensor) -> None:
+        self.stack = stack
+        self.w = w
+        self.dt = dt
+        self.u = u
+        self.kept = kept
+
+    def vjp(self, lam: Tensor, out: Tensor) -> None:
+        dense_step.vjp(lam, self.kept, self.w, self.dt, self.stack.activation, out)
+
+    def parameter_gradients(self, lam: Tensor) -> Sequence[Tensor | None]:
+        dw, db = dense_step.parameter_gradient(lam, self.kept, self.u, self.dt, self.stack.activation)
+        return (dw,) if self.stack.b is None else (dw, db)

@@ -1,0 +1,42 @@
+"""Layers: what a kind of block must be able to do for its network to be propagated, forward and adjoint.
+
+Layer indices here are those of the network, whichever level asks; K layers are visited in one call.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+
+class Linearisation(ABC):
+    """∂Φ_k at the states of K layers, kept as long as it is of use."""
+
+    @abstractmethod
+    def vjp(self, lam: Tensor, out: Tensor) -> None:
+        """out_k = (∂Φ_k/∂u)ᵀ λ_k; both [K, ...], not overlapping."""
+
+    @abstractmethod
+    def parameter_gradients(self, lam: Tensor) -> Sequence[Tensor | None]:
+        """(∂Φ_k/∂θ)ᵀ λ_k for every parameter of the stack, [K, ...] each; None where it is not wanted."""
+
+
+class Layers(ABC):
+    """A stack of layers with parameters θ_k, [layers, ...]."""
+
+    @abstractmethod
+    def advance(self, layers: slice, dt: float, u: Tensor, out: Tensor, *, keep: bool = False) -> Any:
+        """out_k = Φ_k(u_k) with step Δt; both [K, ...], not overlapping.
+
+        May return what `linearise` would otherwise have to evaluate again, a sequence over the K layers, if `keep` asks
+        for it and the kind of layer has such a thing; else None.
+        """
+
+    @abstractmethod
+    def linearise(self, layers: slice, dt: float, u: Tensor, kept: Any = None) -> Linearisation:
+        """∂Φ_k at u_k; `kept` is what `advance` returned for these layers and states, if it was kept."""
+
+    def empty_states(self, points: int, like: Tensor) -> Tensor:
+        """Uninitialised states [points, *like.shape], in the memory order this kind of layer is fastest in."""
+        return like.new_empty(points, *like.shape)

@@ -1,0 +1,136 @@
+"""The forward and the adjoint propagator of a stack of layers: two propagators for one solver."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from lpgpu.mgrit import AllPoints, CPointsOnly, Grid, Propagator, States, Window
+from lpgpu.mgrit.hierarchy import length
+from lpgpu.nn.propagators.layers import Layers, Linearisation
+
+
+class ForwardPropagator(Propagator):
+    """u_{k+1} = Φ_k(u_k). On level ℓ the step is σ_ℓ Δt, with the parameters of the first layer that it spans.
+
+    With `keep`, what the latest sweep of the finest level leaves behind is kept for the adjoint: a solve ends with a
+    sweep, so that is what the final states would give, of all layers but those that lead to C-points.
+    """
+
+    def __init__(self, layers: Layers, dt: float, num_levels: int, *, keep: bool = False) -> None:
+        super().__init__(num_levels)
+        self.layers = layers
+        self.dt = dt
+        self.keep = keep
+        self._kept: dict[tuple[int, int], Any] = {}
+
+    def kept(self, grid: Grid, layers: slice) -> Any:
+        """What the latest sweep left behind at `layers` of the finest level; None where it was not kept."""
+        kept = self._kept.get((layers.start, layers.step)) if grid.level == 0 else None
+        return kept[: length(layers)] if kept is not None and len(kept) >= length(layers) else None
+
+    def _step(self, grid: Grid, layers: slice, u: Tensor, out: Tensor) -> None:
+        self.layers.advance(_of_network(layers, grid), self.dt * grid.stride, u, out)
+
+    def _step_in_sweep(self, grid: Grid, layers: slice, u: Tensor, out: Tensor) -> None:
+        keep = self.keep and grid.level == 0
+        if keep:
+            self._kept.pop((layers.start, layers.step), None)  # its memory first
+        kept = self.layers.advance(_of_network(layers, grid), self.dt * grid.stride, u, out, keep=keep)
+        if kept is not None:
+            self._kept[layers.start, layers.step] = kept
+
+
+class AdjointPropagator(Propagator):
+    """λ_k = (∂Φ_k/∂u)ᵀ(u_k) λ_{k+1}, linearised at the states `u` that the forward solve ended with.
+
+    A linearisation is made once and serves every sweep, except at F-points that were not stored: those are swept again,
+    and linearised, window by window.
+    """
+
+    def __init__(self, forward: ForwardPropagator, grid: Grid, u: States) -> None:
+        super().__init__(len(forward.work.evaluations))
+        self.forward = forward
+        self.grid = grid
+        self.u = u
+        self._kept: dict[tuple[int, int, int, int], Linearisation] = {}
+
+    def _step(self, grid: Grid, layers: slice, u: Tensor, out: Tensor) -> None:
+        self._linearise(grid, layers).vjp(u, out)
+
+    def _sweep(self, window: Window, steps: list[slice], u: Tensor, g: Tensor | None) -> None:
+        grid = window.grid
+        with self._states_in(window) as states:
+            for layers in steps:
+                targets = grid.targets(layers)
+                out = u[window.local(targets)]
+                lam = u[window.local(grid.sources(layers))]
+                self._linearise(grid, layers, None if states is None else states[window.local(layers)]).vjp(lam, out)
+                if g is not None:
+                    out += g[targets]
+
+    def parameter_gradients(self, lam: States) -> list[Tensor | None]:
+        """∂loss/∂θ_k = (∂Φ_k/∂θ)ᵀ(u_k) λ_{k+1} of every layer k: [layers, ...] for each parameter, or None."""
+        gather = _Gather(self.grid.num_steps)
+        grid = lam.grid
+        for window in lam.windows():
+            with self._states_in(window) as states, lam.open(window) as lam_here:
+                if isinstance(lam, CPointsOnly):
+                    self.sweep(window, grid.f_positions, lam_here)
+                for layers in map(window.layers, grid.f_positions):
+                    if length(layers):
+                        at = None if states is None else states[window.local(layers)]
+                        sources = lam_here[window.local(grid.sources(layers))]
+                        gather.put(layers, self._linearise(grid, layers, at).parameter_gradients(sources))
+        layers = grid.c_layers
+        gather.put(layers, self._linearise(grid, layers).parameter_gradients(lam.c_sources))
+        return gather.gradients
+
+    def _linearise(self, grid: Grid, layers: slice, u: Tensor | None = None) -> Linearisation:
+        """∂Φ at `layers`: made from `u` where given, else from the stored states, and then kept."""
+        dt, of_network = self.forward.dt * grid.stride, _of_network(layers, grid)
+        if u is not None:
+            return self.forward.layers.linearise(of_network, dt, u)
+        key = (grid.level, layers.start, layers.stop, layers.step)
+        if key not in self._kept:
+            kept = self.forward.kept(grid, layers)
+            self._kept[key] = self.forward.layers.linearise(of_network, dt, self._stored(of_network), kept)
+        return self._kept[key]
+
+    def _stored(self, layers: slice) -> Tensor:
+        """u at the points that `layers` of the network start from, all of which are stored."""
+        if isinstance(self.u, AllPoints):
+            return self.u.u[layers]
+        m = self.grid.interval
+        return self.u.c_points[layers.start // m : -(-layers.stop // m) : max(1, layers.step // m)]
+
+    @contextmanager
+    def _states_in(self, window: Window) -> Iterator[Tensor | None]:
+        """The forward states of a window that were not stored, swept anew; None where all are."""
+        if isinstance(self.u, CPointsOnly) and window.grid.level == 0:
+            again = Window(self.grid, window.first, window.stop)
+            with self.u.read(again) as states:
+                self.forward.sweep(again, self.grid.f_positions, states)
+                yield states
+        else:
+            yield None
+
+
+class _Gather:
+    """Gradients that arrive a slice of layers at a time."""
+
+    def __init__(self, num_layers: int) -> None:
+        self.num_layers = num_layers
+        self.gradients: list[Tensor | None] = []
+
+    def put(self, layers: slice, gradients) -> None:
+        if not self.gradients:
+            self.gradients = [None if d is None else d.new_empty(self.num_layers, *d.shape[1:]) for d in gradients]
+        for whole, part in zip(self.gradients, gradients, strict=True):
+            if whole is not None:
+                whole[layers] = part
+
+
+def _of_network(layers: slice, grid: Grid) -> slice:
+    return slice(layers.start * grid.stride, layers.stop * grid.stride, layers.step * grid.stride)

@@ -1,0 +1,94 @@
+"""Stacking: many modules of one structure as one module whose parameters and buffers are [layers, ...]."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+def stack(block: Callable[[], nn.Module], num_layers: int) -> nn.Module:
+    """One module like those that `block()` builds, with the parameters of `num_layers` of them stacked.
+
+    Takes one draw from the global generator and forks it per layer, so that layer k starts from the same weights
+    however the layers are distributed, and two stacks built in a row differ.
+
+    Raises:
+        TypeError: when `block` is not callable, or does not build modules.
+        ValueError: when the modules differ in structure, are the same object, or keep running statistics.
+    """
+    if not callable(block) or isinstance(block, nn.Module):
+        raise TypeError(
+            f"block is {type(block).__name__}; expected a callable without arguments that builds one layer's "
+            "nn.Module, such as `lambda: DenseBlock(8)`"
+        )
+    seed = int(torch.randint(2**62, ()))
+    modules = [_built(block, seed + k) for k in range(num_layers)]
+    stacked = modules[0]
+    _check_uniform(modules)
+    for owner, name, tensors in list(_slots(modules)):
+        values = torch.stack([tensor.detach() for tensor in tensors])
+        is_parameter = isinstance(tensors[0], nn.Parameter)
+        _put(owner, name, nn.Parameter(values, tensors[0].requires_grad) if is_parameter else values)
+    return stacked
+
+
+@contextmanager
+def layer_weights(stacked: nn.Module, layer: int) -> Iterator[None]:
+    """Within the context `stacked` has the parameters and buffers of one layer (detached copies)."""
+    slots = [(owner, name, tensors[0]) for owner, name, tensors in _slots([stacked])]
+    try:
+        for owner, name, tensor in slots:
+            values = tensor.detach()[layer].clone()
+            is_parameter = isinstance(tensor, nn.Parameter)
+            _put(owner, name, nn.Parameter(values, tensor.requires_grad) if is_parameter else values)
+        yield
+    finally:
+        for owner, name, tensor in slots:
+            _put(owner, name, tensor)
+
+
+def _built(block: Callable[[], nn.Module], seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()):
+        torch.manual_seed(seed)
+        module = block()
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"block() returned {type(module).__name__}; expected an nn.Module")
+    for name, part in module.named_modules():
+        if isinstance(part, nn.modules.batchnorm._NormBase) and part.track_running_stats:
+            raise ValueError(
+                f"the block's {name or 'module'} ({type(part).__name__}) keeps running statistics. A solve visits a "
+                "layer several times and would update them as often: use GroupNorm or LayerNorm, or "
+                "track_running_stats=False"
+            )
+    return module
+
+
+def _check_uniform(modules: list[nn.Module]) -> None:
+    first = _signature(modules[0])
+    for k, module in enumerate(modules[1:], start=1):
+        if module is modules[0]:
+            raise ValueError("block() returned the same module twice; it must build a new one at every call")
+        if _signature(module) != first:
+            raise ValueError(f"block() built layer {k} unlike layer 0: {_signature(module)} against {first}")
+
+
+def _signature(module: nn.Module) -> list[tuple[str, tuple[int, ...], str]]:
+    named: list[tuple[str, Tensor]] = [*module.named_parameters(), *module.named_buffers()]
+    return [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in named]
+
+
+def _slots(modules: list[nn.Module]) -> Iterator[tuple[nn.Module, str, list[Tensor]]]:
+    """Every (owning submodule of the first module, attribute name, that tensor of each module)."""
+    for parts in zip(*(module.modules() for module in modules), strict=True):
+        for tables in (tuple(part._parameters for part in parts), tuple(part._buffers for part in parts)):
+            for name, tensor in list(tables[0].items()):
+                if tensor is not None:
+                    yield parts[0], name, [table[name] for table in tables]  # pyright: ignore
+
+
+def _put(owner: nn.Module, name: str, tensor: Tensor) -> None:
+    if isinstance(tensor, nn.Parameter):
+        owner._parameters[name] = tensor
+    else:
+        owner._buffers[name] = tensor

@@ -1,0 +1,100 @@
+"""What a run measures, and `metrics.jsonl`, where it is kept: a JSON object per epoch, at the end one summary."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lpgpu.train.atomic import atomic_write
+from lpgpu.train.errors import InputError, TrainingDivergedError
+
+Record = dict[str, Any]
+
+
+def mean_history(histories: Iterable[Sequence[float]]) -> list[float | None]:
+    """Mean residual history over many solves: the i-th mean is over those that made an i-th cycle.
+
+    None stands for a mean that is not finite, which JSON could not hold.
+    """
+    cycles = zip_longest(*histories)
+    means = (fmean(norm for norm in norms if norm is not None) for norms in cycles)
+    return [mean if math.isfinite(mean) else None for mean in means]
+
+
+class RunningMean:
+    """Loss and accuracy, averaged over examples; kept on the device, so that adding never waits for it."""
+
+    def __init__(self, device: torch.device):
+        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._correct = torch.zeros((), dtype=torch.int64, device=device)
+        self._examples = 0
+
+    def add(self, loss: Tensor, scores: Tensor, labels: Tensor) -> None:
+        """Count in a batch: its mean loss, scores `[batch, classes]` and labels `[batch]`."""
+        self._loss += loss.detach() * len(labels)
+        self._correct += (scores.detach().argmax(dim=1) == labels).sum()
+        self._examples += len(labels)
+
+    def values(self) -> tuple[float, float]:
+        """(loss, accuracy in 0 … 1). Raises `TrainingDivergedError` when the loss is not finite."""
+        loss = self._loss.item() / self._examples
+        if not math.isfinite(loss):
+            raise TrainingDivergedError(f"the loss is {loss}: try a smaller --learning-rate or more --iterations")
+        return loss, self._correct.item() / self._examples
+
+
+def append_record(path: Path, record: Record) -> None:
+    """Add one line to `path`, and see it to the disk."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_records(path: Path) -> list[Record]:
+    """All records of a run, finished or not; a last line that was cut off in the middle of writing is left out.
+
+    Raises `InputError` when there is no such file, or when another line is no JSON object.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; expected the folder of a run, as `lpgpu train` writes it") from error
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise InputError(f"line {number} of {path} is no JSON: {error}") from error
+    return records
+
+
+def epoch_records(records: Sequence[Record]) -> list[Record]:
+    """The records of epochs, without the summary."""
+    return [record for record in records if record["kind"] == "epoch"]
+
+
+def keep_epochs(path: Path, last: int) -> None:
+    """Drop from `path`, atomically, the summary and every epoch after `last`, so that a resumed run repeats none."""
+    if not path.exists():
+        return
+    kept = [record for record in epoch_records(read_records(path)) if record["epoch"] <= last]
+    with atomic_write(path) as file:
+        file.writelines(json.dumps(record).encode() + b"\n" for record in kept)
+
+
+def total_seconds(records: Sequence[Record]) -> dict[str, float]:
+    """Seconds of each part, summed over the epochs."""
+    totals: dict[str, float] = {}
+    for record in epoch_records(records):
+        for part, seconds in record["seconds"].items():
+            totals[part] = totals.get(part, 0.0) + seconds
+    return totals

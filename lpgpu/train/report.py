@@ -1,0 +1,31 @@
+"""The summary of a run, for people."""
+
+from lpgpu.train.metrics import Record
+from lpgpu.train.run import Run
+
+
+def format_summary(run: Run, summary: Record) -> str:
+    """A few lines: accuracy, also under exact inference; convergence of the solver; where the time went; the folder."""
+    seconds = summary["seconds"]
+    total = sum(seconds.values())
+    parts = ", ".join(f"{part} {spent:.1f} s ({spent / total:.0%})" for part, spent in seconds.items())
+    options = run.options
+    if options.solver == "mgrit":
+        solver = f"MGRIT, m = {options.coarsening}, up to {options.levels} levels, "
+        solver += f"{options.iterations} forward / {options.adjoint_iterations} adjoint cycles"
+    else:
+        solver = "serial"
+    lines = {
+        "test accuracy": f"{summary['test_accuracy']:.2%} after {summary['epochs']} epochs",
+        "  exact inference": f"{summary['test_accuracy_serial']:.2%} (layer after layer, nothing iterative)",
+        "solver": f"{options.layers} layers, {solver}",
+        "residual per cycle": f"forward {_factor(summary['forward_reduction'])}, "
+        f"adjoint {_factor(summary['adjoint_reduction'])}",
+        "time": f"{total:.1f} s: {parts}",
+        "run folder": str(run.folder),
+    }
+    return "\n".join(f"{name:<20}{text}" for name, text in lines.items())
+
+
+def _factor(reduction: float | None) -> str:
+    return "–" if reduction is None else f"× {reduction:.1e}"

@@ -1,0 +1,117 @@
+"""A run and its folder.
+
+config.json       recipe, options, versions
+metrics.jsonl     one object per epoch, then a summary
+checkpoint.pt     all that is needed to continue after the last finished epoch
+*.png             plots
+"""
+
+import json
+import platform
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import lpgpu
+from lpgpu.train.atomic import atomic_write
+from lpgpu.train.errors import InputError
+from lpgpu.train.options import TrainOptions
+from lpgpu.train.recipe import Recipe
+from lpgpu.train.recipes import find_recipe
+
+# What a resumed run may change: where it computes and how long. All else would make it another run.
+CHANGEABLE = ("epochs", "device", "data_dir")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe trained with certain options, its results in `folder`."""
+
+    recipe: Recipe
+    options: TrainOptions
+    folder: Path
+
+    @property
+    def metrics(self) -> Path:
+        """The file of measurements."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file to continue from."""
+        return self.folder / "checkpoint.pt"
+
+    @classmethod
+    def create(cls, recipe: Recipe, options: TrainOptions) -> "Run":
+        """A new run, its folder made and its config written.
+
+        Raises `InputError` when the folder has something in it, or cannot be made: nothing is ever overwritten.
+        """
+        folder = options.run_dir or _unused(Path("runs") / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if any(folder.iterdir()):
+                raise InputError(
+                    f"{folder} is not empty, and nothing in it was touched; "
+                    "choose another --run-dir, or continue that run with --resume"
+                )
+        except OSError as error:
+            raise InputError(
+                f"{folder} cannot be made the folder of a run: {error}; choose another --run-dir"
+            ) from error
+        run = cls(recipe, options, folder)
+        run._write_config()
+        return run
+
+    @classmethod
+    def resume(cls, folder: Path, changes: dict[str, Any], *, recipe_name: str | None = None) -> "Run":
+        """The run of `folder`, with `changes` to the options it was started with: more epochs, another device.
+
+        Raises `InputError` for a folder that holds no run, a run of another recipe than `recipe_name`, or a change that
+        would make it another run.
+        """
+        config = _read_config(folder)
+        recipe = find_recipe(config["recipe"])
+        if recipe_name not in (None, recipe.name):
+            raise InputError(f"{folder} is a run of {recipe.name}, not of {recipe_name}; resume it with that recipe")
+        stored = config["options"]
+        for name, value in changes.items():
+            if name not in CHANGEABLE and value != stored.get(name):
+                raise InputError(
+                    f"{name} is {value!r}, but the run of {folder} has {stored.get(name)!r}; "
+                    f"a resumed run may only change {', '.join(CHANGEABLE)}"
+                )
+        # Checked only as changed: the device of the first part of the run may be absent here.
+        run = cls(recipe, type(recipe.defaults).from_json(stored | changes), folder)
+        if not run.checkpoint.exists():
+            raise InputError(f"{run.checkpoint} does not exist: that run has nothing to continue from; start a new one")
+        return run
+
+    def _write_config(self) -> None:
+        versions = {"lpgpu": lpgpu.__version__, "torch": torch.__version__, "python": platform.python_version()}
+        config = {"recipe": self.recipe.name, "options": self.options.to_json(), "versions": versions}
+        with atomic_write(self.folder / "config.json") as file:
+            file.write(json.dumps(config, indent=2).encode() + b"\n")
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        return {"recipe": config["recipe"], "options": dict(config["options"])}
+    except OSError as error:
+        raise InputError(f"{folder} is not the folder of a run: {path} cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error!r}); expected what `lpgpu train` wrote there") from error
+
+
+def _unused(folder: Path) -> Path:
+    """`folder`, or where two runs begin in one second, `folder`-2, -3, …"""
+    candidate, number = folder, 1
+    while candidate.exists():
+        number += 1
+        candidate = folder.with_name(f"{folder.name}-{number}")
+    return candidate

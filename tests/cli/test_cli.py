@@ -1,0 +1,138 @@
+"""The command line: help, messages, exit codes."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import lpgpu
+from lpgpu.cli import main
+from lpgpu.train import RECIPES
+
+TINY = ["--epochs=1", "--batch-size=700", "--layers=8", "--channels=2", "--levels=2", "--device=cpu"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_help_explains_every_option_with_its_default(name: str, capsys: pytest.CaptureFixture, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")  # no help text is broken
+    with pytest.raises(SystemExit) as done:
+        main(["train", name, "--help"])
+    assert done.value.code == 0
+    _, *entries = capsys.readouterr().out.split("\n  --")
+    helps = {entry.split()[0]: " ".join(entry.split()) for entry in entries}
+    defaults = RECIPES[name].defaults
+    for field in dataclasses.fields(defaults):
+        text = helps[field.name.replace("_", "-")]
+        assert field.metadata["help"] in text
+        default = getattr(defaults, field.name)
+        assert default is None or text.endswith(f"[{default}]")
+    assert "continue" in helps["resume"]
+
+
+def test_train_prints_a_summary_on_stdout_and_progress_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixture):
+    assert main(["train", "digits", *TINY, "--run-dir", str(tmp_path / "run")]) == 0
+    out, err = capsys.readouterr()
+    for words in ("test accuracy", "exact inference", "residual per cycle", "forward", "backward", "optimizer", "data"):
+        assert words in out
+    assert str(tmp_path / "run") in out
+    assert "batch/s" in err or "s/batch" in err
+    assert "loss" in err and "acc" in err
+
+
+def test_options_reach_the_run(tmp_path: Path):
+    options = ["--seed", "7", "--solver", "serial", "--learning-rate", "0.02", "--run-dir", str(tmp_path / "run")]
+    assert main(["train", "digits", *TINY, *options]) == 0
+    options = json.loads((tmp_path / "run" / "config.json").read_text())["options"]
+    assert (options["seed"], options["solver"], options["learning_rate"]) == (7, "serial", 0.02)
+
+
+def test_resume_by_command_line(tmp_path: Path, capsys: pytest.CaptureFixture):
+    run_dir = tmp_path / "run"
+    assert main(["train", "digits", *TINY, "--run-dir", str(run_dir)]) == 0
+    assert main(["train", "digits", "--resume", str(run_dir), "--epochs", "2"]) == 0
+    kinds = [json.loads(line)["kind"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert kinds == ["epoch", "epoch", "summary"]
+    capsys.readouterr()
+    assert main(["plot", str(run_dir)]) == 0
+    assert str(run_dir / "curves.png") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "digits", "--epochs", "0"], "epochs is 0; expected an integer ≥ 1"),
+        (["train", "digits", "--coarsening", "1"], "coarsening is 1; expected at least 2"),
+        (["train", "digits", "--device", "tpu9"], "device is 'tpu9'"),
+        (["train", "digits", "--resume", "/nowhere"], "/nowhere is not the folder of a run"),
+        (["plot", "/nowhere"], "/nowhere/metrics.jsonl does not exist"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments, message, capsys: pytest.CaptureFixture, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert err.startswith("lpgpu: error: ") and message in err
+    assert list(tmp_path.iterdir()) == []  # no run folder was begun
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "cifar"], "'digits', 'peaks'"),
+        (["train", "digits", "--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
+        (["train", "digits", "--solver", "exact"], "'mgrit', 'serial'"),
+        ([], "COMMAND"),
+    ],
+)
+def test_bad_words_are_named(arguments, message, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as done:
+        main(arguments)
+    assert done.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_existing_results_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture):
+    (tmp_path / "metrics.jsonl").write_text("old")
+    assert main(["train", "digits", *TINY, "--run-dir", str(tmp_path)]) == 2
+    assert "choose another --run-dir, or continue that run with --resume" in capsys.readouterr().err
+    assert (tmp_path / "metrics.jsonl").read_text() == "old"
+
+
+def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch):
+    def bug() -> str:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("lpgpu.cli.info.describe", bug)
+    with pytest.raises(ValueError, match="a bug"):
+        main(["info"])
+
+
+def test_info(capsys: pytest.CaptureFixture):
+    assert main(["info"]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["lpgpu"] == lpgpu.__version__
+    assert {"python", "torch", "triton", "cupy", "mpi4py", "nvtx", "threads", "CUDA", "kernels"} <= set(lines)
+
+
+def test_interrupt_leaves_a_run_that_can_be_resumed(tmp_path: Path):
+    run_dir = tmp_path / "a run"
+    command = [sys.executable, "-m", "lpgpu.cli", "train", "digits", *TINY, "--epochs", "100000"]
+    process = subprocess.Popen([*command, "--run-dir", str(run_dir)], stderr=subprocess.PIPE, text=True)
+    metrics, deadline = run_dir / "metrics.jsonl", time.monotonic() + 60
+    while not metrics.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert err.splitlines()[-1] == f"lpgpu: interrupted; continue with: lpgpu train digits --resume '{run_dir}'"
+    finished = len(metrics.read_text().splitlines())
+    assert main(["train", "digits", "--resume", str(run_dir), "--epochs", str(finished + 1)]) == 0

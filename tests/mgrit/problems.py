@@ -1,0 +1,65 @@
+"""A small nonlinear problem for the solver alone, without modules: u_target = u_source + Δt sin(θ_k u_source) + g_target."""
+
+from collections import Counter
+
+import torch
+from torch import Tensor
+
+from lpgpu.mgrit import MGRIT, AllPoints, CPointsOnly, Grid, Propagator, Serial, SolveResult, States, solve
+
+
+class Sines(Propagator):
+    """Φ_k(u) = u + σΔt sin(θ_k u); notes every layer it is really asked for. θ is [N, 3], Δt = 1/N."""
+
+    def __init__(self, theta: Tensor, num_levels: int = 16) -> None:
+        super().__init__(num_levels)
+        self.theta = theta
+        self.layers_called: Counter[int] = Counter()
+        self.batches_called: Counter[int] = Counter()
+
+    def _step(self, grid: Grid, layers: slice, u: Tensor, out: Tensor) -> None:
+        self.layers_called[grid.level] += len(u)
+        self.batches_called[grid.level] += 1
+        theta = self.theta[layers.start * grid.stride : layers.stop * grid.stride : layers.step * grid.stride]
+        out.copy_(u + grid.stride / len(self.theta) * torch.sin(theta * u))
+
+
+class Problem:
+    """N random layers, a random given state, and random sources g if asked for; marched forward or in reverse."""
+
+    def __init__(self, num_steps: int, *, reverse: bool = False, sources: bool = False) -> None:
+        self.num_steps = num_steps
+        self.reverse = reverse
+        self.theta = 1 + torch.rand(num_steps, 3, dtype=torch.float64)
+        self.given = 0.5 + torch.rand(3, dtype=torch.float64)
+        self.g = 0.1 * torch.randn(num_steps + 1, 3, dtype=torch.float64) if sources else None
+
+    def serial(self) -> Tensor:
+        """All states, one layer after the other: the oracle."""
+        u = torch.empty(self.num_steps + 1, 3, dtype=torch.float64)
+        order = range(self.num_steps)
+        u[self.num_steps if self.reverse else 0] = self.given
+        for k in reversed(order) if self.reverse else order:
+            source, target = (k + 1, k) if self.reverse else (k, k + 1)
+            u[target] = u[source] + 1 / self.num_steps * torch.sin(self.theta[k] * u[source])
+            if self.g is not None:
+                u[target] += self.g[target]
+        return u
+
+    def solve(self, solver: MGRIT | Serial) -> tuple[States, SolveResult, Sines]:
+        """The states the solver ends with, its result and the propagator that it used."""
+        hierarchy = solver.hierarchy(self.num_steps)
+        hierarchy = hierarchy.transpose() if self.reverse else hierarchy
+        states = self._states(hierarchy.grids[0], solver)
+        states.start.copy_(self.given)
+        propagator = Sines(self.theta, len(hierarchy.grids))
+        return states, solve(propagator, hierarchy, states, solver, g=self.g), propagator
+
+    @staticmethod
+    def _states(grid: Grid, solver: MGRIT | Serial) -> States:
+        def poisoned(points: int) -> Tensor:
+            return torch.full((points, 3), torch.nan, dtype=torch.float64)
+
+        if isinstance(solver, MGRIT) and solver.store == "c_points":
+            return CPointsOnly(grid, poisoned, solver.chunk)
+        return AllPoints(grid, poisoned(grid.num_steps + 1), solver.chunk if isinstance(solver, MGRIT) else None)

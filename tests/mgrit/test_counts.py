@@ -1,0 +1,155 @@
+"""Work is counted, and the counts are closed formulas: per level Φ evaluations, and the chain of dependent ones.
+
+Written with N_ℓ layers, coarsening m_ℓ, remainder r_ℓ = N_ℓ mod m_ℓ, s_ℓ sweeps a cycle (1 for F, 2 for FCF), levels
+ℓ = 0 … L. A visit relaxes (entering a level costs a first F-sweep), takes the residual and sweeps once more.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from lpgpu.mgrit import MGRIT
+from lpgpu.mgrit.hierarchy import Grid
+from tests.mgrit.problems import Problem
+from tests.settings import seeds, solver_options, steps
+
+
+@dataclass
+class Cost:
+    """Φ evaluations per level, and depth."""
+
+    evaluations: list[int]
+    depth: int = 0
+
+    def add(self, level: int, evaluations: int, depth: int, times: int = 1) -> None:
+        self.evaluations[level] += times * evaluations
+        self.depth += times * depth
+
+
+def expected_cost(num_steps: int, solver: MGRIT, cycles: int, *, reverse: bool, sources: bool) -> Cost:
+    """What a solve of `cycles` cycles costs, by formula."""
+    grids = solver.hierarchy(num_steps).grids
+    coarsest = len(grids) - 1
+    sweeps = [1 if relaxation == "F" else 2 for relaxation in solver.relaxation_per_level[:coarsest]]
+    cost = Cost([0] * len(grids))
+
+    def serially(times: int = 1) -> None:
+        cost.add(coarsest, grids[-1].num_steps, grids[-1].num_steps, times)
+
+    def first_sweep(grid: Grid, times: int = 1) -> None:
+        n, m = grid.num_steps, grid.interval
+        cost.add(grid.level, n - n // m, m - 1 + (n % m if reverse else 0), times)
+
+    def cycle_of(grid: Grid, times: int = 1) -> None:
+        s = sweeps[grid.level]
+        cost.add(grid.level, s * grid.num_steps, s * grid.interval, times)
+
+    def coarse_phi(grid: Grid, times: int = 1) -> None:
+        cost.add(grid.level, grid.num_steps, 0, times)  # beside the residual's Φ
+
+    if coarsest == 0:
+        serially()
+        return cost
+
+    first_sweep(grids[0])
+    if solver.initial_guess == "coarse" and not sources:
+        for grid in grids[1:-1]:
+            first_sweep(grid)
+        serially()
+    elif solver.initial_guess == "coarse":
+        cost.add(0, grids[0].num_steps, grids[0].interval)  # residual and last sweep: an F-cycle's worth
+        for grid in grids[1:-1]:
+            coarse_phi(grid)
+            first_sweep(grid)
+            cycle_of(grid)
+        coarse_phi(grids[-1])
+        serially()
+
+    cycle_of(grids[0], cycles)
+    for grid in grids[1:]:
+        entered = 1 if solver.cycle == "V" else grid.level  # once from each visit of the level above
+        again = 0 if solver.cycle == "V" else 1  # the F-cycle's second visit, whose first F-sweep is saved
+        coarse_phi(grid, cycles * entered)
+        if grid.level < coarsest:
+            first_sweep(grid, cycles * entered)
+            cycle_of(grid, cycles * (entered + again))
+        else:
+            serially(cycles * entered)
+    return cost
+
+
+@given(
+    num_steps=steps,
+    options=solver_options(),
+    cycles=st.integers(0, 3),
+    reverse=st.booleans(),
+    sources=st.booleans(),
+    seed=seeds,
+)
+def test_counts_are_the_formula_and_what_was_really_called(
+    num_steps: int, options: dict[str, Any], cycles: int, reverse: bool, sources: bool, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    solver = MGRIT(**options, iterations=cycles, adjoint_iterations=cycles)
+    _, result, propagator = Problem(num_steps, reverse=reverse, sources=sources).solve(solver)
+    expected = expected_cost(num_steps, solver, cycles, reverse=reverse, sources=sources)
+    called = [propagator.layers_called[level] for level in range(len(result.evaluations))]
+    assert list(result.evaluations) == expected.evaluations == called
+    assert result.sequential_depth == expected.depth
+    assert result.iterations == (cycles if len(result.evaluations) > 1 else 0)
+    assert (result.messages, result.bytes_sent) == (0, 0)
+
+
+@given(num_steps=steps, coarsening=st.integers(2, 9), reverse=st.booleans(), seed=seeds)
+def test_first_sweep_then_two_sweeps_a_cycle_for_fcf_and_one_for_f(
+    num_steps: int, coarsening: int, reverse: bool, seed: int
+) -> None:
+    """METHODS.md section 1, word for word: N − ⌊N/m⌋ before the first cycle, then 2N or N in each."""
+    assume(num_steps // coarsening >= 2)
+    torch.manual_seed(seed)
+    problem = Problem(num_steps, reverse=reverse)
+
+    def on_finest_level(relaxation: str, cycles: int) -> int:
+        solver = MGRIT(
+            coarsening=coarsening,
+            relaxation=relaxation,  # pyright: ignore
+            iterations=cycles,
+            adjoint_iterations=cycles,
+        )
+        return problem.solve(solver)[1].evaluations[0]
+
+    first = num_steps - num_steps // coarsening
+    for cycles in range(3):
+        assert on_finest_level("FCF", cycles) == first + 2 * num_steps * cycles
+        assert on_finest_level("F", cycles) == first + num_steps * cycles
+
+
+@given(num_steps=steps, options=solver_options(), cycles=st.integers(0, 3), seed=seeds)
+def test_depth_is_the_number_of_batched_calls(num_steps: int, options: dict[str, Any], cycles: int, seed: int) -> None:
+    """Unchunked and forward every batch waits for the one before it, but for Φ_c beside the residual's Φ."""
+    torch.manual_seed(seed)
+    solver = MGRIT(**{**options, "chunk": None, "store": "all"}, iterations=cycles)
+    _, result, propagator = Problem(num_steps).solve(solver)
+    coarse_levels = len(result.evaluations) - 1
+    restrictions = cycles * (coarse_levels if solver.cycle == "V" else coarse_levels * (coarse_levels + 1) // 2)
+    assert propagator.batches_called.total() == result.sequential_depth + restrictions
+
+
+@pytest.mark.parametrize("num_steps", [64, 67])
+@pytest.mark.parametrize("chunk", [None, 1, 3])
+def test_chunks_and_stores_do_the_same_work(num_steps: int, chunk: int | None) -> None:
+    problem = Problem(num_steps)
+    plain = problem.solve(MGRIT())[1]
+    for store in ("all", "c_points"):
+        result = problem.solve(MGRIT(store=store, chunk=chunk))[1]  # pyright: ignore
+        assert result.evaluations == plain.evaluations
+        assert result.sequential_depth == plain.sequential_depth
+
+
+def test_mgrit_is_shallower_than_serial() -> None:
+    problem = Problem(1024)
+    assert problem.solve(MGRIT(levels=4, coarsening=8))[1].sequential_depth < 1024 / 4

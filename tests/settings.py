@@ -1,0 +1,42 @@
+"""What hypothesis draws for the solver's options, and how many cycles make a solve exact."""
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from lpgpu import MGRIT
+
+seeds = st.integers(0, 2**32 - 1)
+steps = st.integers(1, 70)
+
+
+@st.composite
+def solver_options(draw: st.DrawFn, *, levels=st.integers(1, 5), coarsening=st.integers(2, 9)) -> dict[str, Any]:
+    """Options of `MGRIT` in every combination, without the iterations."""
+    coarser = draw(levels) - 1
+    relaxation = st.sampled_from(["F", "FCF"])
+    return {
+        "levels": coarser + 1,
+        "coarsening": draw(coarsening | st.lists(coarsening, min_size=coarser, max_size=coarser)),
+        "relaxation": draw(relaxation | st.lists(relaxation, min_size=coarser, max_size=coarser)),
+        "cycle": draw(st.sampled_from(["V", "F"])),
+        "initial_guess": draw(st.sampled_from(["coarse", "constant"])),
+        "store": draw(st.sampled_from(["all", "c_points"])),
+        "chunk": draw(st.none() | st.integers(1, 6)),
+        "min_coarse_steps": draw(st.integers(1, 3)),
+    }
+
+
+def cycles_to_exactness(num_steps: int, options: dict[str, Any]) -> int:
+    """⌊N/m⌋ with F-relaxation, half of it (rounded up) with FCF, 0 on a single level."""
+    solver = MGRIT(**options)
+    finest, *coarser = solver.hierarchy(num_steps).grids
+    if not coarser:
+        return 0
+    return finest.num_coarse_steps if solver.relaxation_per_level[0] == "F" else -(-finest.num_coarse_steps // 2)
+
+
+def exact_solver(num_steps: int, options: dict[str, Any]) -> MGRIT:
+    """The solver with just the cycles that exactness takes, in both directions."""
+    cycles = cycles_to_exactness(num_steps, options)
+    return MGRIT(**options, iterations=cycles, adjoint_iterations=cycles)

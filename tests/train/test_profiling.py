@@ -1,0 +1,91 @@
+"""Timings: sums and counts, on the host's clock and on a device's events."""
+
+import time
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from lpgpu import profiling
+from lpgpu.profiling import Timings, nvtx_range
+
+
+def test_seconds_and_counts_add_up():
+    timings = Timings()
+    for _ in range(3):
+        with timings("sleep"):
+            time.sleep(0.01)
+    with timings("nothing"):
+        pass
+    seconds = timings.seconds()
+    assert list(seconds) == ["sleep", "nothing"]
+    assert 0.03 <= seconds["sleep"] < 1
+    assert seconds["nothing"] < 0.01
+    assert timings.counts == {"sleep": 3, "nothing": 1}
+
+
+def test_a_body_that_raises_is_counted_and_passes_on():
+    timings = Timings()
+    with pytest.raises(KeyError), timings("raises"):
+        raise KeyError
+    assert timings.counts == {"raises": 1}
+
+
+class FakeEvent:
+    """A CUDA event whose device runs one tick behind: it is complete once `now` has passed it."""
+
+    now, made, waits = 0, 0, 0
+
+    def __init__(self, enable_timing: bool):
+        assert enable_timing
+        FakeEvent.made += 1
+
+    def record(self) -> None:
+        FakeEvent.now += 1
+        self.at = FakeEvent.now
+
+    def query(self) -> bool:
+        return self.at < FakeEvent.now - 4
+
+    def synchronize(self) -> None:
+        FakeEvent.waits += 1
+
+    def elapsed_time(self, end: "FakeEvent") -> float:
+        return 1000.0 * (end.at - self.at)
+
+
+def test_device_events_are_resolved_late_and_used_again(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    timings = Timings("cuda")
+    for _ in range(1000):
+        with timings("step"):
+            pass
+    assert FakeEvent.waits == 0
+    assert FakeEvent.made < 20
+    assert timings.seconds() == {"step": 1000.0}
+    assert timings.counts == {"step": 1000}
+    assert FakeEvent.waits > 0
+
+
+@pytest.mark.gpu
+def test_device_time_is_the_devices():
+    timings = Timings("cuda")
+    with timings("sleep"):
+        torch.cuda._sleep(100_000_000)
+    assert 0.01 < timings.seconds()["sleep"] < 1
+
+
+def test_ranges_are_free_when_switched_off(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LPGPU_NVTX", "0")
+    assert profiling._nvtx_annotate() is None
+    monkeypatch.setattr(profiling, "_annotate", None)
+    assert nvtx_range("a") is nvtx_range("b")
+    assert isinstance(nvtx_range("a"), nullcontext)
+
+
+def test_ranges_carry_their_name(monkeypatch: pytest.MonkeyPatch):
+    seen = []
+    monkeypatch.setattr(profiling, "_annotate", lambda name, domain: seen.append((name, domain)) or nullcontext())
+    with Timings()("forward"):
+        pass
+    assert seen == [("forward", "lpgpu")]

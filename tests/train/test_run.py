@@ -1,0 +1,75 @@
+"""The run folder: never overwritten, and resumed only as the run it holds."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lpgpu.train import InputError, Run, TrainOptions, find_recipe, train
+from tests.train.helpers import tiny_run
+
+
+def test_folder_with_something_in_it_is_refused_untouched(tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("precious")
+    with pytest.raises(InputError, match="is not empty, and nothing in it was touched"):
+        tiny_run(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_empty_folder_is_taken(tmp_path: Path):
+    assert tiny_run(tmp_path).folder == tmp_path
+
+
+def test_file_in_place_of_the_folder(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be made the folder of a run"):
+        tiny_run(tmp_path / "file")
+
+
+def test_default_folders_never_collide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    runs = [Run.create(find_recipe("digits"), TrainOptions()) for _ in range(3)]
+    assert len({run.folder for run in runs}) == 3
+    assert all(run.folder.parent == Path("runs") and run.folder.name.startswith("digits-") for run in runs)
+
+
+def test_resuming_what_is_no_run(tmp_path: Path):
+    with pytest.raises(InputError, match="is not the folder of a run"):
+        Run.resume(tmp_path, {})
+    (tmp_path / "config.json").write_text('{"recipe": "digits"')
+    with pytest.raises(InputError, match=r"config\.json is damaged"):
+        Run.resume(tmp_path, {})
+
+
+def test_resuming_without_a_checkpoint(tmp_path: Path):
+    run = tiny_run(tmp_path / "run")
+    with pytest.raises(InputError, match="has nothing to continue from"):
+        Run.resume(run.folder, {})
+
+
+def test_resuming_as_another_run(tmp_path: Path):
+    run = tiny_run(tmp_path / "run", epochs=1)
+    train(run)
+    with pytest.raises(InputError, match="is a run of digits, not of peaks"):
+        Run.resume(run.folder, {}, recipe_name="peaks")
+    with pytest.raises(
+        InputError, match=r"channels is 3, but the run of .* has 2; a resumed run may only change epochs"
+    ):
+        Run.resume(run.folder, {"channels": 3})
+    assert Run.resume(run.folder, {"channels": 2, "epochs": 5}).options.epochs == 5
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_run_of_a_gpu_continues_on_a_cpu(tmp_path: Path):
+    run = tiny_run(tmp_path / "run")
+    run.checkpoint.touch()
+    config = run.folder / "config.json"
+    config.write_text(config.read_text().replace('"device": "cpu"', '"device": "cuda"'))
+    with pytest.raises(InputError, match="device is 'cuda', but PyTorch sees 0 CUDA devices"):
+        Run.resume(run.folder, {})
+    assert Run.resume(run.folder, {"device": "cpu"}).options.device == "cpu"
+
+
+def test_unknown_recipe_lists_those_there_are():
+    with pytest.raises(InputError, match="there is no recipe 'cifar'; expected one of digits, peaks"):
+        find_recipe("cifar")
