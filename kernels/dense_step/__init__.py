@@ -5,6 +5,6 @@ taken as they are, without a copy. `empty_states` makes tensors in the memory or
 `advance` returns what its adjoint needs to know of it, [K, B, H].
 """
 
-from lpgpu.kernels.dense_step.reference import advance, empty_states, kept, parameter_gradient, vjp
+from lpgpu.kernels.dense_step.reference import advance, diagonal, empty_states, kept, parameter_gradient, vjp
 
-__all__ = ["advance", "empty_states", "kept", "parameter_gradient", "vjp"]
+__all__ = ["advance", "diagonal", "empty_states", "kept", "parameter_gradient", "vjp"]

@@ -36,6 +36,12 @@ def vjp(lam_KBH: Tensor, kept_KBH: Tensor, w_KHH: Tensor, dt: float, activation:
     torch.add(lam_KBH, _product(d_KBH, w_KHH.transpose(1, 2)), alpha=dt, out=out)
 
 
+def diagonal(kept_KBH: Tensor, w_KHH: Tensor, dt: float, activation: str, out: Tensor) -> None:
+    """out = diag(∂Φ/∂u) = 1 + Δt g′ ⊙ diag W, for every batch row."""
+    diagonal_KBH = w_KHH.diagonal(dim1=1, dim2=2).unsqueeze(1).expand_as(kept_KBH)
+    out.copy_(activation_named(activation).pull_back(diagonal_KBH, kept_KBH)).mul_(dt).add_(1)
+
+
 def parameter_gradient(
     lam_KBH: Tensor, kept_KBH: Tensor, u_KBH: Tensor, dt: float, activation: str
 ) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ options       the user's choices
 """
 
 from lpgpu.mgrit.convergence import DivergenceError, DivergenceWarning
+from lpgpu.mgrit.delta import Delta
 from lpgpu.mgrit.hierarchy import Grid, Hierarchy, Window
 from lpgpu.mgrit.options import MGRIT, Parareal, Serial, Solver
 from lpgpu.mgrit.propagator import Propagator
@@ -24,6 +25,7 @@ __all__ = [
     "MGRIT",
     "AllPoints",
     "CPointsOnly",
+    "Delta",
     "DivergenceError",
     "DivergenceWarning",
     "Grid",

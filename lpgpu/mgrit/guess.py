@@ -12,19 +12,19 @@ def initial_guess(levels: Sequence[Level], kind: str) -> None:
     """Fill the finest level's states from its given point, and F-relax.
 
     "constant": the given state at every C-point; for the adjoint, zero.
-    "coarse": the coarsest level's serial solution, injected and F-relaxed level by level. Where the problem has sources
-    of its own (`g`, as the adjoint of a recurrent network whose every output is used), a coarse grid that saw those at
-    the C-points only would lose most of them: then a zero guess is F-relaxed and corrected once.
+    "coarse": the coarsest level's serial solution, injected and F-relaxed level by level. An adjoint with sources of its
+    own (`g`: the loss sees states between) or with a Δ-correction starts from zero instead, is F-relaxed, and corrected
+    once: so the coarse grid hears of the sources at F-points too, and is the corrected one from the start.
     """
     finest = levels[0]
     if finest.is_coarsest:
         solve_serially(finest)
     elif kind == "constant":
         _constant(finest)
-    elif finest.g is None:
-        _from_coarsest(levels)
+    elif finest.grid.reverse and (finest.g is not None or finest.products is not None):
+        _from_zero(levels)
     else:
-        _from_sources(levels)
+        _from_coarsest(levels)
 
 
 def _constant(level: Level) -> None:
@@ -46,7 +46,7 @@ def _from_coarsest(levels: Sequence[Level]) -> None:
     f_relax(fine, full_intervals_only=fine.grid.reverse)
 
 
-def _from_sources(levels: Sequence[Level]) -> None:
+def _from_zero(levels: Sequence[Level]) -> None:
     fine, *coarser = levels
     _constant(fine)
     restrict(fine, coarser[0])

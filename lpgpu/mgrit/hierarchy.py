@@ -132,6 +132,12 @@ class Window:
         m = self.grid.interval
         return slice(self.first // m, self.stop // m + 1)
 
+    @property
+    def intervals(self) -> slice:
+        """The window's intervals."""
+        m = self.grid.interval
+        return slice(self.first // m, -(-self.stop // m))
+
     def layers(self, position: int) -> slice:
         """The layers at `position` of the window's intervals."""
         return slice(min(self.first + position, self.stop), self.stop, self.grid.interval)

@@ -4,8 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 
+from lpgpu.mgrit.delta import Delta
 from lpgpu.mgrit.hierarchy import Grid, Window, length
 from lpgpu.mgrit.result import Work
 
@@ -15,44 +17,80 @@ class Propagator(ABC):
 
     A subclass supplies `_step`, and `_sweep` too where several steps in one go are cheaper, as in a fused kernel. One
     propagator serves one solve; it counts the evaluations as they happen.
+
+    Attributes:
+        has_diagonal: whether `_step` can give the Jacobian's diagonal, which Δ-correction needs.
+        prefers_delta: whether `delta="auto"` means on.
     """
+
+    has_diagonal = False
+    prefers_delta = False
 
     def __init__(self, num_levels: int) -> None:
         self.work = Work([0] * num_levels)
 
-    def step(self, grid: Grid, layers: slice, u: Tensor, out: Tensor) -> None:
-        """out_i = Φ_k(u_i) for the layers k of `layers`; `u` and `out` are [layers, ...] and do not overlap."""
+    def step(self, grid: Grid, layers: slice, u: Tensor, out: Tensor, diagonal: Tensor | None = None) -> None:
+        """out_i = Φ_k(u_i) for the layers k of `layers`; all are [layers, ...] and do not overlap.
+
+        `diagonal`, where given, becomes diag(∂Φ_k/∂u) at u_i.
+        """
         if not (count := length(layers)):
             return
         self.work.evaluations[grid.level] += count
         with _naming(grid, layers.start, layers.stop):
-            self._step(grid, layers, u, out)
+            self._step(grid, layers, u, out, diagonal)
 
-    def sweep(self, window: Window, positions: Iterable[int], u: Tensor, g: Tensor | None = None) -> int:
+    def sweep(
+        self,
+        window: Window,
+        positions: Iterable[int],
+        u: Tensor,
+        g: Tensor | None = None,
+        delta: Delta | None = None,
+        products: Tensor | None = None,
+    ) -> int:
         """March through `positions` of all the window's intervals at once, in place; the batched steps it took.
 
-        `u` holds the window's points, [stop − first + 1, ...]; `g` the grid's right-hand side, [N + 1, ...], or None.
+        `u` holds the window's points, [stop − first + 1, ...]; `g` the grid's right-hand side, [N + 1, ...]; `delta` the
+        correction of this grid's Φ. `products`, [intervals of the window, ...], becomes the product of the diagonals.
         """
         steps = [layers for layers in map(window.layers, positions) if length(layers)]
         self.work.evaluations[window.grid.level] += sum(map(length, steps))
         with _naming(window.grid, window.first, window.stop):
-            self._sweep(window, steps, u, g)
+            if products is not None:
+                products.fill_(1)
+            self._sweep(window, steps, u, g, delta, products)
         return len(steps)
 
     @abstractmethod
-    def _step(self, grid: Grid, layers: slice, u: Tensor, out: Tensor) -> None: ...
+    def _step(self, grid: Grid, layers: slice, u: Tensor, out: Tensor, diagonal: Tensor | None) -> None: ...
 
-    def _step_in_sweep(self, grid: Grid, layers: slice, u: Tensor, out: Tensor) -> None:
-        self._step(grid, layers, u, out)
+    def _step_in_sweep(self, grid: Grid, layers: slice, u: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
+        self._step(grid, layers, u, out, diagonal)
 
-    def _sweep(self, window: Window, steps: list[slice], u: Tensor, g: Tensor | None) -> None:
+    def _sweep(
+        self,
+        window: Window,
+        steps: list[slice],
+        u: Tensor,
+        g: Tensor | None,
+        delta: Delta | None,
+        products: Tensor | None,
+    ) -> None:
         grid = window.grid
         for layers in steps:
             targets = grid.targets(layers)
-            out = u[window.local(targets)]
-            self._step_in_sweep(grid, layers, u[window.local(grid.sources(layers))], out)
+            source, out = u[window.local(grid.sources(layers))], u[window.local(targets)]
+            diagonal = None if products is None else torch.empty_like(source)
+            self._step_in_sweep(grid, layers, source, out, diagonal)
+            if delta is not None:
+                delta.correct_(out, layers, source)
             if g is not None:
                 out += g[targets]
+            if products is not None and diagonal is not None:
+                if delta is not None:
+                    diagonal += delta.values[layers]
+                products[: len(diagonal)] *= diagonal
 
 
 @contextmanager

@@ -1,5 +1,8 @@
 """Relaxation: solve every interval (F), or every step onto a C-point (C), at once and independently of the others."""
 
+from collections.abc import Iterable
+
+from lpgpu.mgrit.hierarchy import Window
 from lpgpu.mgrit.level import Level
 
 
@@ -24,6 +27,8 @@ def c_relax(level: Level) -> None:
     grid, states = level.grid, level.states
     out = states.c_points[grid.c_targets]
     level.propagator.step(grid, grid.c_layers, states.c_sources, out)
+    if level.delta is not None:
+        level.delta.correct_(out, grid.c_layers, states.c_sources)
     if level.g is not None:
         out += level.g[grid.targets(grid.c_layers)]
     level.deepen(1)
@@ -50,6 +55,7 @@ def solve_serially(level: Level) -> None:
     level.deepen(sum(_sweep(level, window, level.grid.all_positions) for window in level.states.windows()))
 
 
-def _sweep(level: Level, window, positions) -> int:
+def _sweep(level: Level, window: Window, positions: Iterable[int]) -> int:
+    products = None if level.products is None else level.products[window.intervals]
     with level.states.open(window) as u:
-        return level.propagator.sweep(window, positions, u, level.g)
+        return level.propagator.sweep(window, positions, u, level.g, level.delta, products)

@@ -30,6 +30,7 @@ def solve(
     iterations and tolerance. `g` is [N + 1, ...] or None (zero). On one level the solve is serial: exact, no cycles.
 
     Raises:
+        ValueError: for `delta="diagonal"` where the propagator has no diagonal to offer.
         DivergenceError: see `MGRIT.on_divergence`.
         Exception: whatever the propagator raises, with a note naming level and layers.
     """
@@ -53,10 +54,16 @@ def solve(
 
 
 def _levels(propagator, hierarchy, states, mgrit: MGRIT, g, communicator) -> list[Level]:
+    if mgrit.delta == "diagonal" and not propagator.has_diagonal:
+        raise ValueError('delta is "diagonal", which these layers do not offer; use "auto" or "none"')
+    delta = mgrit.delta == "diagonal" or (mgrit.delta == "auto" and propagator.prefers_delta)
     levels = []
     for grid in hierarchy.grids:
         if grid.level > 0:
             states, g = AllPoints(grid, torch.empty_like(states.c_points)), None
         relaxation = None if grid.coarsening is None else mgrit.relaxation_per_level[grid.level]
-        levels.append(Level(grid, states, propagator, communicator, relaxation, g))
+        level = Level(grid, states, propagator, communicator, relaxation, g)
+        if delta and not level.is_coarsest:
+            level.products = torch.empty_like(states.c_points)
+        levels.append(level)
     return levels

@@ -44,6 +44,10 @@ class States(ABC):
         """u where the march arrives, without the leading dimension."""
 
     @abstractmethod
+    def read(self, window: Window) -> AbstractContextManager[Tensor]:
+        """As `open`, to look at or to sweep again: nothing that is done to F-points need be kept."""
+
+    @abstractmethod
     def open(self, window: Window) -> AbstractContextManager[Tensor]:
         """The states at all points of a window, to be swept in place. F-points may come in undefined."""
 
@@ -77,6 +81,8 @@ class AllPoints(States):
     @contextmanager
     def open(self, window: Window) -> Iterator[Tensor]:
         yield self.u[window.points]
+
+    read = open
 
 
 class CPointsOnly(States):
@@ -126,7 +132,6 @@ class CPointsOnly(States):
 
     @contextmanager
     def read(self, window: Window) -> Iterator[Tensor]:
-        """As `open`, but what is swept in it stays in the scratch."""
         yield self._load(window)
 
     def release_scratch(self) -> None:

@@ -8,19 +8,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lpgpu.comm import Communicator
-from lpgpu.mgrit import MGRIT, AllPoints, CPointsOnly, Hierarchy, Solver, SolveResult, States, solve
+from lpgpu.mgrit import MGRIT, AllPoints, CPointsOnly, Solver, SolveResult, States, solve
 from lpgpu.mgrit.hierarchy import Grid
 from lpgpu.nn.propagators import AdjointPropagator, ForwardPropagator, Layers
 
 
 @dataclass(frozen=True)
 class Propagation:
-    """One forward call and its backward: everything about it but the tensors that autograd tracks.
+    """How one call is propagated, and who hears of its results: all but the tensors.
 
-    `layers_for(parameters)` gives the layers; `forward_done` and `adjoint_done` receive the solves' results.
+    `forward_done` and `adjoint_done` receive the results of the solves.
     """
 
-    layers_for: Callable[[tuple[Tensor, ...], Tensor], Layers]
     dt: float
     num_steps: int
     solver: Solver
@@ -28,53 +27,121 @@ class Propagation:
     forward_done: Callable[[SolveResult], None]
     adjoint_done: Callable[[SolveResult], None]
 
-    def run(self, x: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
-        """u_N from u_0 = x, differentiable in x and the parameters."""
-        return _Propagate.apply(self, x, *parameters)
+    def forward(self, layers: Layers, start: Tensor, *, keep: bool) -> "Propagated":
+        """Solve u_{k+1} = Φ_k(u_k) from u_0 = `start`; `keep` for an adjoint to come."""
+        hierarchy = self.solver.hierarchy(self.num_steps)
+        u = self._states(hierarchy.grids[0], layers, start)
+        u.start.copy_(start)
+        keep = keep and isinstance(u, AllPoints)
+        propagator = ForwardPropagator(layers, self.dt, len(hierarchy.grids), keep=keep)
+        self.forward_done(solve(propagator, hierarchy, u, self.solver, communicator=self.communicator))
+        return Propagated(self, propagator, u)
 
-    def hierarchy(self) -> Hierarchy:
-        """The forward grids."""
-        return self.solver.hierarchy(self.num_steps)
-
-    def states(self, grid: Grid, layers: Layers, like: Tensor) -> States:
+    def _states(self, grid: Grid, layers: Layers, like: Tensor) -> States:
         """States for the finest level, stored as the solver says."""
-        store, chunk = ("all", None) if not isinstance(self.solver, MGRIT) else (self.solver.store, self.solver.chunk)
+        store, chunk = (self.solver.store, self.solver.chunk) if isinstance(self.solver, MGRIT) else ("all", None)
         if store == "c_points":
             return CPointsOnly(grid, lambda points: layers.empty_states(points, like), chunk)
         return AllPoints(grid, layers.empty_states(grid.num_steps + 1, like), chunk)
 
 
-class _Propagate(torch.autograd.Function):
+@dataclass(frozen=True)
+class Propagated:
+    """A forward solve that has been done: its states, for the adjoint to be linearised at."""
+
+    propagation: Propagation
+    propagator: ForwardPropagator
+    u: States
+
+    def end(self) -> Tensor:
+        """A copy of u_N."""
+        return self.u.end.clone(memory_format=torch.contiguous_format)
+
+    def all_points(self) -> Tensor:
+        """u_0 … u_N, [N + 1, ...], not to be written to; those that were not stored are swept again."""
+        if isinstance(self.u, AllPoints):
+            return self.u.u
+        grid = self.u.grid
+        out = self.u.start.new_empty(grid.num_steps + 1, *self.u.start.shape)
+        for window in self.u.windows():
+            with self.u.read(window) as u:
+                self.propagator.sweep(window, grid.f_positions, u)
+                out[window.points] = u
+        self.release_scratch()
+        return out
+
+    def adjoint(self, lam_N: Tensor, g: Tensor | None, *, parameters: bool) -> tuple[Tensor, list[Tensor | None]]:
+        """Solve λ_k = (∂Φ_k/∂u)ᵀ λ_{k+1} + g_k from `lam_N`; λ_0 and the layers' parameter gradients, if wanted."""
+        propagation = self.propagation
+        hierarchy = propagation.solver.hierarchy(propagation.num_steps)
+        adjoint = AdjointPropagator(self.propagator, hierarchy.grids[0], self.u)
+        transposed = hierarchy.transpose()
+        lam = propagation._states(transposed.grids[0], self.propagator.layers, lam_N)
+        lam.start.copy_(lam_N)
+        result = solve(adjoint, transposed, lam, propagation.solver, g=g, communicator=propagation.communicator)
+        propagation.adjoint_done(result)
+        gradients = adjoint.parameter_gradients(lam, g) if parameters else []
+        self.release_scratch()
+        return lam.end.clone(memory_format=torch.contiguous_format), gradients
+
+    def release_scratch(self) -> None:
+        """Keep between the calls only what is stored."""
+        if isinstance(self.u, CPointsOnly):
+            self.u.release_scratch()
+
+
+class PropagateEnd(torch.autograd.Function):
+    """u_N from u_0 and the stacked parameters: `PropagateEnd.apply(propagation, layers_for, x, *parameters)`.
+
+    `layers_for(parameters)` makes the layers of these parameters.
+    """
+
     @staticmethod
-    def forward(ctx, call: Propagation, x: Tensor, *parameters: Tensor) -> Tensor:
-        hierarchy = call.hierarchy()
-        layers = call.layers_for(parameters, x)
-        u = call.states(hierarchy.grids[0], layers, x)
-        u.start.copy_(x)
-        keep = any(ctx.needs_input_grad) and isinstance(u, AllPoints)
-        propagator = ForwardPropagator(layers, call.dt, len(hierarchy.grids), keep=keep)
-        call.forward_done(solve(propagator, hierarchy, u, call.solver, communicator=call.communicator))
-        if isinstance(u, CPointsOnly):
-            u.release_scratch()
-        ctx.call, ctx.propagator, ctx.u = call, propagator, u
-        ctx.save_for_backward(*parameters)  # tells when a parameter was changed in place before backward
-        return u.end.clone(memory_format=torch.contiguous_format)
+    def forward(
+        ctx, propagation: Propagation, layers_for: Callable[..., Layers], x: Tensor, *parameters: Tensor
+    ) -> Tensor:
+        ctx.propagated = propagation.forward(layers_for(parameters), x, keep=any(ctx.needs_input_grad))
+        ctx.propagated.release_scratch()
+        ctx.save_for_backward(*parameters)  # raises when a parameter was changed in place before backward
+        return ctx.propagated.end()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (dloss_dy,) = gradients
-        call, u, parameters = ctx.call, ctx.u, ctx.saved_tensors
-        hierarchy = call.hierarchy()
-        layers = ctx.propagator.layers
-        adjoint = AdjointPropagator(ctx.propagator, hierarchy.grids[0], u)
-        transposed = hierarchy.transpose()
-        lam = call.states(transposed.grids[0], layers, dloss_dy)
-        lam.start.copy_(dloss_dy)
-        call.adjoint_done(solve(adjoint, transposed, lam, call.solver, communicator=call.communicator))
-        wanted = any(ctx.needs_input_grad[2:])
-        dtheta = adjoint.parameter_gradients(lam) if wanted else [None] * len(parameters)
-        if isinstance(u, CPointsOnly):
-            u.release_scratch()
-        dx = lam.end.clone(memory_format=torch.contiguous_format) if ctx.needs_input_grad[1] else None
-        return None, dx, *(d if needed else None for d, needed in zip(dtheta, ctx.needs_input_grad[2:], strict=True))
+    def backward(ctx, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        _ = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[3:]
+        dx, dtheta = ctx.propagated.adjoint(gradients[0], None, parameters=any(wanted))
+        return None, None, dx, *(dtheta if any(wanted) else (None,) * len(wanted))
+
+
+class PropagateSequence(torch.autograd.Function):
+    """All states of a recurrent network: `PropagateSequence.apply(propagation, layers_for, x, h_0, w, b)`.
+
+    `x` [T, B, G] are the inputs' products with their weights, computed beforehand; `h_0` [B, H]; `w` [G, H]; `b` [G] or
+    None. Returns h_1 … h_T, [T, B, H]. The gradients of `w` and `b` are one product and one sum over all steps.
+    """
+
+    @staticmethod
+    def forward(
+        ctx,
+        propagation: Propagation,
+        layers_for: Callable[..., Layers],
+        x: Tensor,
+        h_0: Tensor,
+        w: Tensor,
+        b: Tensor | None,
+    ) -> Tensor:
+        ctx.propagated = propagation.forward(layers_for(x, w, b), h_0, keep=any(ctx.needs_input_grad))
+        h = ctx.propagated.all_points()
+        ctx.save_for_backward(x, w, b, h)  # raises when one of them was changed in place before backward
+        return h[1:].clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        _, _, b, h = ctx.saved_tensors
+        (dloss_dh,) = gradients
+        g = torch.cat([torch.zeros_like(dloss_dh[:1]), dloss_dh])
+        dh_0, (dx, dy) = ctx.propagated.adjoint(dloss_dh[-1], g, parameters=True)
+        dw = dy.flatten(0, 1).T @ h[:-1].flatten(0, 1)
+        return None, None, dx, dh_0, dw, None if b is None else dy.sum((0, 1))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lpgpu.comm import as_communicator
 from lpgpu.mgrit import MGRIT, Serial, Solver, SolveResult
-from lpgpu.nn.autograd import Propagation
+from lpgpu.nn.autograd import PropagateEnd, Propagation
 from lpgpu.nn.propagators import Layers, layers_of
 from lpgpu.nn.schemes import SCHEMES, Step
 from lpgpu.nn.stacking import layer_weights, stack
@@ -77,8 +77,6 @@ class LayerParallel(nn.Module):
     def solver(self, solver: Solver) -> None:
         if not isinstance(solver, MGRIT | Serial):
             raise TypeError(f"solver is {solver!r}; expected an MGRIT(...), Parareal(...) or Serial()")
-        if isinstance(solver, MGRIT) and solver.delta == "diagonal":
-            raise ValueError('delta is "diagonal", which this network\'s layers do not offer; use "auto" or "none"')
         self._solver = solver
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,18 +91,18 @@ class LayerParallel(nn.Module):
         parameters = tuple(named.values())
         _check_input(x, parameters)
 
-        def layers_for(parameters: tuple[Tensor, ...], like: Tensor) -> Layers:
-            return layers_of(self.layers, dict(zip(named, parameters, strict=True)), like, self.scheme, self.form)
+        def layers_for(parameters: tuple[Tensor, ...]) -> Layers:
+            return layers_of(self.layers, dict(zip(named, parameters, strict=True)), x, self.scheme, self.form)
 
-        return Propagation(
-            layers_for=layers_for,
+        propagation = Propagation(
             dt=self.dt,
             num_steps=self.num_steps,
             solver=self.solver,
             communicator=self._communicator,
             forward_done=lambda result: setattr(self, "forward_result", result),
             adjoint_done=lambda result: setattr(self, "adjoint_result", result),
-        ).run(x, parameters)
+        )
+        return PropagateEnd.apply(propagation, layers_for, x, *parameters)
 
     def to_sequential(self) -> nn.Sequential:
         """An independent copy as plain PyTorch, one `Step` per layer: for inspection, deployment, and as an oracle."""

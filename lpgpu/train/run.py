@@ -78,14 +78,15 @@ class Run:
         if recipe_name not in (None, recipe.name):
             raise InputError(f"{folder} is a run of {recipe.name}, not of {recipe_name}; resume it with that recipe")
         stored = config["options"]
-        for name, value in changes.items():
+        plain = {name: str(value) if isinstance(value, Path) else value for name, value in changes.items()}
+        for name, value in plain.items():
             if name not in CHANGEABLE and value != stored.get(name):
                 raise InputError(
                     f"{name} is {value!r}, but the run of {folder} has {stored.get(name)!r}; "
                     f"a resumed run may only change {', '.join(CHANGEABLE)}"
                 )
         # Checked only as changed: the device of the first part of the run may be absent here.
-        run = cls(recipe, type(recipe.defaults).from_json(stored | changes), folder)
+        run = cls(recipe, type(recipe.defaults).from_json(stored | plain), folder)
         if not run.checkpoint.exists():
             raise InputError(f"{run.checkpoint} does not exist: that run has nothing to continue from; start a new one")
         return run

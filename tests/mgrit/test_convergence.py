@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from lpgpu import MGRIT, DivergenceError, DivergenceWarning, LayerParallel
 from lpgpu.mgrit import AllPoints, Grid, Hierarchy, Propagator, convergence, solve
@@ -124,7 +125,7 @@ class Linear(Propagator):
         super().__init__(num_levels)
         self.a, self.b = a, b
 
-    def _step(self, grid: Grid, layers: slice, u: torch.Tensor, out: torch.Tensor) -> None:
+    def _step(self, grid: Grid, layers: slice, u: Tensor, out: Tensor, diagonal: Tensor | None = None) -> None:
         torch.mul(u, self.a if grid.level == 0 else self.b, out=out)
 
 

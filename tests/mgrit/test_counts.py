@@ -56,7 +56,7 @@ def expected_cost(num_steps: int, solver: MGRIT, cycles: int, *, reverse: bool, 
         return cost
 
     first_sweep(grids[0])
-    if solver.initial_guess == "coarse" and not sources:
+    if solver.initial_guess == "coarse" and not (sources and reverse):
         for grid in grids[1:-1]:
             first_sweep(grid)
         serially()

@@ -90,7 +90,7 @@ def test_exactness_travels_with_the_cycles(
     exact = (cycles + 1) * m if relaxation == "F" else (2 * cycles + 1) * m
     if reverse:
         exact += num_steps % m
-    if sources and options["initial_guess"] == "coarse":
+    if reverse and sources and options["initial_guess"] == "coarse":
         exact += m  # this guess is a cycle with F-relaxation
     assert error[:exact].max() <= ROUNDING
     if exact <= num_steps:

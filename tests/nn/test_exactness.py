@@ -1,5 +1,6 @@
 """With enough cycles a LayerParallel network is its serial self: outputs, input gradient, every parameter gradient."""
 
+import math
 from typing import Any
 
 import pytest
@@ -121,6 +122,26 @@ def forward_states(net: LayerParallel, x: torch.Tensor) -> torch.Tensor:
     states.start.copy_(x)
     solve(ForwardPropagator(layers, net.dt, len(hierarchy.grids)), hierarchy, states, net.solver)
     return states.u
+
+
+@pytest.mark.parametrize("block", ["dense", "two linear layers", "step with gate and buffer"])
+@pytest.mark.parametrize("coarsening", [(4,), (2, 3), (3, 2, 2)], ids=str)
+@pytest.mark.parametrize("store", ["all", "c_points"])
+def test_without_cycles_the_coarse_guess_is_the_coarsest_network(
+    block: str, coarsening: tuple[int, ...], store: Any
+) -> None:
+    """Every σth layer with the step σΔt: its output, and its own gradient in x."""
+    build, form, shape = BLOCKS[block]
+    stride = math.prod(coarsening)
+    solver = MGRIT(levels=len(coarsening) + 1, coarsening=coarsening, iterations=0, adjoint_iterations=0, store=store)
+    net = network(build, 3 * stride, solver=solver, form=form)
+    coarsest = net.to_sequential()[::stride]
+    for step in coarsest:
+        step.dt *= stride  # pyright: ignore
+    x, weight = inputs(*shape, requires_grad=True), inputs(*shape)
+    y, expected = net(x), coarsest(x)
+    assert_close_relative(y, expected, "y")
+    assert_close_relative(*(torch.autograd.grad(each, x, weight)[0] for each in (y, expected)), "dx")
 
 
 def test_the_block_class_is_no_special_case() -> None:

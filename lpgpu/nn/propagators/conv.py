@@ -15,7 +15,9 @@ class ConvLayers(Layers):
         self.kernels = [conv_step.Kernel(w.detach(), None if b is None else b.detach()) for w, b in kernels]
         self.activation = activation
 
-    def advance(self, layers: slice, dt: float, u: Tensor, out: Tensor, *, keep: bool = False) -> conv_step.Kept | None:
+    def advance(
+        self, layers: slice, dt: float, u: Tensor, out: Tensor, *, keep: bool = False, diagonal: Tensor | None = None
+    ) -> conv_step.Kept | None:
         kept = conv_step.advance(u, self._of(layers), dt, self.activation, out, keep=keep)
         return kept if keep else None
 

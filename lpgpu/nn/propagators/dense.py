@@ -16,8 +16,15 @@ class DenseLayers(Layers):
         self.b = None if b is None else b.detach()
         self.activation = activation
 
-    def advance(self, layers: slice, dt: float, u: Tensor, out: Tensor, *, keep: bool = False) -> Tensor | None:
-        kept = dense_step.advance(u, *self._of(layers), dt, self.activation, out)
+    has_diagonal = True
+
+    def advance(
+        self, layers: slice, dt: float, u: Tensor, out: Tensor, *, keep: bool = False, diagonal: Tensor | None = None
+    ) -> Tensor | None:
+        w, b = self._of(layers)
+        kept = dense_step.advance(u, w, b, dt, self.activation, out)
+        if diagonal is not None:
+            dense_step.diagonal(kept, w, dt, self.activation, diagonal)
         return kept if keep else None
 
     def linearise(self, layers: slice, dt: float, u: Tensor, kept: Tensor | None = None) -> Linearisation:
@@ -41,6 +48,9 @@ class _Linearised(Linearisation):
 
     def vjp(self, lam: Tensor, out: Tensor) -> None:
         dense_step.vjp(lam, self.kept, self.w, self.dt, self.stack.activation, out)
+
+    def diagonal(self, out: Tensor) -> None:
+        dense_step.diagonal(self.kept, self.w, self.dt, self.stack.activation, out)
 
     def parameter_gradients(self, lam: Tensor) -> Sequence[Tensor | None]:
         dw, db = dense_step.parameter_gradient(lam, self.kept, self.u, self.dt, self.stack.activation)

@@ -24,7 +24,9 @@ class FunctionalLayers(Layers):
         self.scheme = scheme
         self.form = form
 
-    def advance(self, layers: slice, dt: float, u: Tensor, out: Tensor, *, keep: bool = False) -> None:
+    def advance(
+        self, layers: slice, dt: float, u: Tensor, out: Tensor, *, keep: bool = False, diagonal: Tensor | None = None
+    ) -> None:
         out.copy_(self._phi(_sliced(self.parameters, layers), layers, dt, u))
 
     def linearise(self, layers: slice, dt: float, u: Tensor, kept: None = None) -> Linearisation:

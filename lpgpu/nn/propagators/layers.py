@@ -17,17 +17,29 @@ class Linearisation(ABC):
     def vjp(self, lam: Tensor, out: Tensor) -> None:
         """out_k = (∂Φ_k/∂u)ᵀ λ_k; both [K, ...], not overlapping."""
 
+    def diagonal(self, out: Tensor) -> None:
+        """out_k = diag(∂Φ_k/∂u), where `Layers.has_diagonal`."""
+        raise NotImplementedError(f"{type(self).__name__} has no closed formula for the Jacobian's diagonal")
+
     @abstractmethod
     def parameter_gradients(self, lam: Tensor) -> Sequence[Tensor | None]:
         """(∂Φ_k/∂θ)ᵀ λ_k for every parameter of the stack, [K, ...] each; None where it is not wanted."""
 
 
 class Layers(ABC):
-    """A stack of layers with parameters θ_k, [layers, ...]."""
+    """A stack of layers with parameters θ_k, [layers, ...].
+
+    `has_diagonal`: the Jacobian's diagonal is a closed formula here. `prefers_delta`: Δ-correction by it pays.
+    """
+
+    has_diagonal = False
+    prefers_delta = False
 
     @abstractmethod
-    def advance(self, layers: slice, dt: float, u: Tensor, out: Tensor, *, keep: bool = False) -> Any:
-        """out_k = Φ_k(u_k) with step Δt; both [K, ...], not overlapping.
+    def advance(
+        self, layers: slice, dt: float, u: Tensor, out: Tensor, *, keep: bool = False, diagonal: Tensor | None = None
+    ) -> Any:
+        """out_k = Φ_k(u_k) with step Δt; both [K, ...], not overlapping. `diagonal` becomes diag(∂Φ_k/∂u) at u_k.
 
         May return what `linearise` would otherwise have to evaluate again, a sequence over the K layers, if `keep` asks
         for it and the kind of layer has such a thing; else None.

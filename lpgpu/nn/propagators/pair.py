@@ -1,12 +1,12 @@
 """The forward and the adjoint propagator of a stack of layers: two propagators for one solver."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
 
-from lpgpu.mgrit import AllPoints, CPointsOnly, Grid, Propagator, States, Window
+from lpgpu.mgrit import AllPoints, CPointsOnly, Delta, Grid, Propagator, States, Window
 from lpgpu.mgrit.hierarchy import length
 from lpgpu.nn.propagators.layers import Layers, Linearisation
 
@@ -23,6 +23,8 @@ class ForwardPropagator(Propagator):
         self.layers = layers
         self.dt = dt
         self.keep = keep
+        self.has_diagonal = layers.has_diagonal
+        self.prefers_delta = layers.prefers_delta
         self._kept: dict[tuple[int, int], Any] = {}
 
     def kept(self, grid: Grid, layers: slice) -> Any:
@@ -30,16 +32,17 @@ class ForwardPropagator(Propagator):
         kept = self._kept.get((layers.start, layers.step)) if grid.level == 0 else None
         return kept[: length(layers)] if kept is not None and len(kept) >= length(layers) else None
 
-    def _step(self, grid: Grid, layers: slice, u: Tensor, out: Tensor) -> None:
-        self.layers.advance(_of_network(layers, grid), self.dt * grid.stride, u, out)
+    def _step(self, grid: Grid, layers: slice, u: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
+        self.layers.advance(_of_network(layers, grid), self.dt * grid.stride, u, out, diagonal=diagonal)
 
-    def _step_in_sweep(self, grid: Grid, layers: slice, u: Tensor, out: Tensor) -> None:
-        keep = self.keep and grid.level == 0
-        if keep:
-            self._kept.pop((layers.start, layers.step), None)  # its memory first
-        kept = self.layers.advance(_of_network(layers, grid), self.dt * grid.stride, u, out, keep=keep)
+    def _step_in_sweep(self, grid: Grid, layers: slice, u: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
+        if not (self.keep and grid.level == 0):
+            return self._step(grid, layers, u, out, diagonal)
+        key = layers.start, layers.step
+        self._kept.pop(key, None)  # its memory first
+        kept = self.layers.advance(_of_network(layers, grid), self.dt, u, out, keep=True, diagonal=diagonal)
         if kept is not None:
-            self._kept[layers.start, layers.step] = kept
+            self._kept[key] = kept
 
 
 class AdjointPropagator(Propagator):
@@ -54,49 +57,60 @@ class AdjointPropagator(Propagator):
         self.forward = forward
         self.grid = grid
         self.u = u
-        self._kept: dict[tuple[int, int, int, int], Linearisation] = {}
+        self.has_diagonal = forward.has_diagonal
+        self.prefers_delta = forward.prefers_delta
+        self._linearisations: dict[tuple[int, int, int, int], Linearisation] = {}
+        self._swept_again: tuple[Window, Tensor] | None = None
 
-    def _step(self, grid: Grid, layers: slice, u: Tensor, out: Tensor) -> None:
-        self._linearise(grid, layers).vjp(u, out)
+    def parameter_gradients(self, lam: States, g: Tensor | None = None) -> list[Tensor | None]:
+        """∂loss/∂θ_k = (∂Φ_k/∂θ)ᵀ(u_k) λ_{k+1} of every layer k: [layers, ...] for each parameter, or None.
 
-    def _sweep(self, window: Window, steps: list[slice], u: Tensor, g: Tensor | None) -> None:
-        grid = window.grid
-        with self._states_in(window) as states:
-            for layers in steps:
-                targets = grid.targets(layers)
-                out = u[window.local(targets)]
-                lam = u[window.local(grid.sources(layers))]
-                self._linearise(grid, layers, None if states is None else states[window.local(layers)]).vjp(lam, out)
-                if g is not None:
-                    out += g[targets]
-
-    def parameter_gradients(self, lam: States) -> list[Tensor | None]:
-        """∂loss/∂θ_k = (∂Φ_k/∂θ)ᵀ(u_k) λ_{k+1} of every layer k: [layers, ...] for each parameter, or None."""
+        `lam` and `g` are the solved states and the right-hand side of the adjoint problem.
+        """
         gather = _Gather(self.grid.num_steps)
         grid = lam.grid
         for window in lam.windows():
-            with self._states_in(window) as states, lam.open(window) as lam_here:
+            with self._forward_states_in(window), lam.open(window) as lam_here:
                 if isinstance(lam, CPointsOnly):
-                    self.sweep(window, grid.f_positions, lam_here)
+                    self.sweep(window, grid.f_positions, lam_here, g)
                 for layers in map(window.layers, grid.f_positions):
                     if length(layers):
-                        at = None if states is None else states[window.local(layers)]
                         sources = lam_here[window.local(grid.sources(layers))]
-                        gather.put(layers, self._linearise(grid, layers, at).parameter_gradients(sources))
+                        gather.put(layers, self._linearise(grid, layers).parameter_gradients(sources))
         layers = grid.c_layers
         gather.put(layers, self._linearise(grid, layers).parameter_gradients(lam.c_sources))
         return gather.gradients
 
-    def _linearise(self, grid: Grid, layers: slice, u: Tensor | None = None) -> Linearisation:
-        """∂Φ at `layers`: made from `u` where given, else from the stored states, and then kept."""
+    def _step(self, grid: Grid, layers: slice, u: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
+        linearisation = self._linearise(grid, layers)
+        linearisation.vjp(u, out)
+        if diagonal is not None:
+            linearisation.diagonal(diagonal)
+
+    def _sweep(
+        self,
+        window: Window,
+        steps: list[slice],
+        u: Tensor,
+        g: Tensor | None,
+        delta: Delta | None,
+        products: Tensor | None,
+    ) -> None:
+        with self._forward_states_in(window):
+            super()._sweep(window, steps, u, g, delta, products)
+
+    def _linearise(self, grid: Grid, layers: slice) -> Linearisation:
+        """∂Φ at `layers`: from the states that are stored, and then kept; else from those that were swept again."""
         dt, of_network = self.forward.dt * grid.stride, _of_network(layers, grid)
-        if u is not None:
-            return self.forward.layers.linearise(of_network, dt, u)
+        if grid.level == 0 and self._swept_again is not None:
+            window, states = self._swept_again
+            return self.forward.layers.linearise(of_network, dt, states[window.local(layers)])
         key = (grid.level, layers.start, layers.stop, layers.step)
-        if key not in self._kept:
+        if key not in self._linearisations:
             kept = self.forward.kept(grid, layers)
-            self._kept[key] = self.forward.layers.linearise(of_network, dt, self._stored(of_network), kept)
-        return self._kept[key]
+            u = self._stored(of_network)
+            self._linearisations[key] = self.forward.layers.linearise(of_network, dt, u, kept)
+        return self._linearisations[key]
 
     def _stored(self, layers: slice) -> Tensor:
         """u at the points that `layers` of the network start from, all of which are stored."""
@@ -106,15 +120,20 @@ class AdjointPropagator(Propagator):
         return self.u.c_points[layers.start // m : -(-layers.stop // m) : max(1, layers.step // m)]
 
     @contextmanager
-    def _states_in(self, window: Window) -> Iterator[Tensor | None]:
-        """The forward states of a window that were not stored, swept anew; None where all are."""
-        if isinstance(self.u, CPointsOnly) and window.grid.level == 0:
-            again = Window(self.grid, window.first, window.stop)
-            with self.u.read(again) as states:
-                self.forward.sweep(again, self.grid.f_positions, states)
-                yield states
-        else:
-            yield None
+    def _forward_states_in(self, window: Window) -> Iterator[None]:
+        """Sweep the forward states of a window again, where they were not all stored."""
+        stored = isinstance(self.u, AllPoints) or window.grid.level > 0
+        if stored or self._swept_again is not None:
+            yield
+            return
+        again = Window(self.grid, window.first, window.stop)
+        with self.u.read(again) as states:
+            self.forward.sweep(again, self.grid.f_positions, states)
+            self._swept_again = again, states
+            try:
+                yield
+            finally:
+                self._swept_again = None
 
 
 class _Gather:
@@ -124,7 +143,7 @@ class _Gather:
         self.num_layers = num_layers
         self.gradients: list[Tensor | None] = []
 
-    def put(self, layers: slice, gradients) -> None:
+    def put(self, layers: slice, gradients: Sequence[Tensor | None]) -> None:
         if not self.gradients:
             self.gradients = [None if d is None else d.new_empty(self.num_layers, *d.shape[1:]) for d in gradients]
         for whole, part in zip(self.gradients, gradients, strict=True):

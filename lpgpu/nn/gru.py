@@ -1,0 +1,195 @@
+"""GRU: a drop-in for torch.nn.GRU that is propagated in parallel over the sequence."""
+
+import math
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from lpgpu.comm import as_communicator
+from lpgpu.kernels.implicit_gru import FORMULATIONS
+from lpgpu.mgrit import MGRIT, Serial, Solver, SolveResult
+from lpgpu.nn.autograd import PropagateSequence, Propagation
+from lpgpu.nn.propagators.gru import GRULayers
+
+
+class GRU(nn.GRU):
+    """A GRU over long sequences, solved by MGRIT over the time steps, forward and backward.
+
+    It takes the place of torch.nn.GRU but by default computes something else, in training and in eval: the *implicit*
+    cell h⁺ = (h + d ⊙ n)/(1 + d), d = Δt (1 − z) (Moon & Cyr, "Parallel training of GRU networks with a multi-grid solver
+    for long sequences", ICLR 2022), which stays stable on coarse grids, and its states inexactly. `formulation="classic"`
+    with `solver=Serial()` is torch.nn.GRU to rounding. Arguments, parameters, gate order (r, z, n) and initialisation are
+    torch.nn.GRU's, and state_dicts load both ways.
+
+    Args:
+        formulation: "implicit" or "classic"; the classic cell diverges on coarse grids.
+        dt: Δt > 0, the time between two elements of the sequence.
+        comm: None, or an mpi4py communicator whose ranks share the sequence.
+        solver: MGRIT(...), Parareal(...) or Serial(); may be assigned between calls. Δ-correction is on by default.
+
+    Attributes:
+        forward_results, adjoint_results: a SolveResult, or None before the first, of each layer (and direction) in order.
+
+    Raises:
+        ValueError, TypeError: for arguments that make no network, saying what came and what was expected.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        formulation: Literal["implicit", "classic"] = "implicit",
+        dt: float = 1.0,
+        comm: Any = None,
+        solver: Solver | None = None,
+        device=None,
+        dtype=None,
+    ) -> None:
+        if formulation not in FORMULATIONS:
+            raise ValueError(f"formulation is {formulation!r}; expected one of {', '.join(map(repr, FORMULATIONS))}")
+        if isinstance(dt, bool) or not isinstance(dt, int | float) or not 0 < dt < math.inf:
+            raise ValueError(f"dt is {dt!r}; expected a finite number > 0")
+        communicator = as_communicator(comm)
+        super().__init__(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device=device, dtype=dtype
+        )
+        self._communicator = communicator
+        self.formulation = formulation
+        self.dt = float(dt)
+        self.solver = MGRIT() if solver is None else solver
+        self.forward_results: list[SolveResult | None] = [None] * (num_layers * self._directions)
+        self.adjoint_results: list[SolveResult | None] = [None] * (num_layers * self._directions)
+
+    @property
+    def solver(self) -> Solver:
+        """How to propagate: MGRIT or Serial."""
+        return self._solver
+
+    @solver.setter
+    def solver(self, solver: Solver) -> None:
+        if not isinstance(solver, MGRIT | Serial):
+            raise TypeError(f"solver is {solver!r}; expected an MGRIT(...), Parareal(...) or Serial()")
+        self._solver = solver
+
+    @property
+    def _directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, input: Tensor, hx: Tensor | None = None, *, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """All states of the last layer, and every layer's last one.
+
+        Args:
+            input: [T, B, input_size], [B, T, input_size] with `batch_first`, or [T, input_size] unbatched.
+            hx: the states to start from, [layers · directions, B, hidden_size]; None: zero.
+            lengths: [B], the number of valid elements of each padded sequence, in any order; None: all of them. Beyond
+                its length a sequence's output is zero, and its last state is that at its length.
+
+        Returns:
+            output [T, B, directions · hidden_size] (as `input` in order and batching), and h_n like `hx`.
+
+        Raises:
+            RuntimeError, ValueError: for shapes and dtypes that torch.nn.GRU refuses, and for lengths that do not fit.
+            TypeError: for a PackedSequence.
+        """
+        x, hx, batched = self._checked(input, hx)
+        padded = None if lengths is None else _padding(lengths, x)
+        last_states = []
+        for layer in range(self.num_layers):
+            directions = []
+            for reverse in range(self._directions):
+                which = layer * self._directions + reverse
+                states = self._solve(x, hx[which], padded, which, reverse=bool(reverse))
+                last_states.append(states[-1])
+                directions.append(states.flip(0) if reverse else states)
+            x = torch.cat(directions, -1) if self.bidirectional else directions[0]
+            if padded is not None:
+                x = x.masked_fill(padded, 0)
+            if layer + 1 < self.num_layers:
+                x = F.dropout(x, self.dropout, self.training)
+        h_n = torch.stack(last_states)
+        if not batched:
+            return x.squeeze(1), h_n.squeeze(1)
+        return x.transpose(0, 1) if self.batch_first else x, h_n
+
+    def _solve(self, x: Tensor, h_0: Tensor, padded: Tensor | None, which: int, *, reverse: bool) -> Tensor:
+        """The states h_1 … h_T of one layer in one direction, in the order they are computed."""
+        layer, _ = divmod(which, self._directions)
+        suffix = f"l{layer}" + ("_reverse" if reverse else "")
+        w_i, w_h = getattr(self, f"weight_ih_{suffix}"), getattr(self, f"weight_hh_{suffix}")
+        b_i = getattr(self, f"bias_ih_{suffix}") if self.bias else None
+        b_h = getattr(self, f"bias_hh_{suffix}") if self.bias else None
+        products = F.linear(x, w_i, b_i)
+        if padded is not None:
+            # an infinite pre-activation makes z = 1: the state is passed on as it is
+            r, z, n = products.chunk(3, -1)
+            products = torch.cat([r, z.masked_fill(padded, math.inf), n], -1)
+        if reverse:
+            products = products.flip(0)
+        propagation = Propagation(
+            dt=self.dt,
+            num_steps=len(products),
+            solver=self.solver,
+            communicator=self._communicator,
+            forward_done=lambda result: self.forward_results.__setitem__(which, result),
+            adjoint_done=lambda result: self.adjoint_results.__setitem__(which, result),
+        )
+        return PropagateSequence.apply(propagation, self._layers, products, h_0, w_h, b_h)
+
+    def _layers(self, products: Tensor, w: Tensor, b: Tensor | None) -> GRULayers:
+        return GRULayers(products.detach(), w.detach(), None if b is None else b.detach(), self.formulation)
+
+    def _checked(self, input: Tensor, hx: Tensor | None) -> tuple[Tensor, Tensor, bool]:
+        """Input as [T, B, input_size], states to start from, and whether the input was batched."""
+        if isinstance(input, PackedSequence):
+            raise TypeError(
+                "input is a PackedSequence; pass the padded tensor and its lengths instead: "
+                "x, lengths = torch.nn.utils.rnn.pad_packed_sequence(packed); gru(x, lengths=lengths)"
+            )
+        if not isinstance(input, Tensor):
+            raise TypeError(f"input is {type(input).__name__}; expected a tensor")
+        if input.ndim not in (2, 3):
+            raise ValueError(f"input is {tuple(input.shape)}; expected 2 dimensions (unbatched) or 3")
+        batched = input.ndim == 3
+        x = input if batched else input.unsqueeze(0 if self.batch_first else 1)
+        if hx is not None and hx.ndim != input.ndim:
+            raise RuntimeError(f"hx is {tuple(hx.shape)}; for an input of {input.ndim} dimensions it must have as many")
+        if hx is not None and not batched:
+            hx = hx.unsqueeze(1)
+        batch = x.shape[0 if self.batch_first else 1]
+        if hx is None:
+            hx = x.new_zeros(self.num_layers * self._directions, batch, self.hidden_size)
+        self.check_forward_args(x, hx, None)
+        for name, tensor in (("input", x), ("hx", hx)):
+            if tensor.dtype != self.weight_ih_l0.dtype or tensor.device != self.weight_ih_l0.device:
+                raise ValueError(
+                    f"{name} is {tensor.dtype} on {tensor.device}, the weights are {self.weight_ih_l0.dtype} on "
+                    f"{self.weight_ih_l0.device}; convert one of them with .to(...)"
+                )
+        if x.device.type == "cpu" and not torch.isfinite(x).all():
+            raise ValueError("input has entries that are NaN or infinite; expected finite numbers")
+        x = x.transpose(0, 1) if self.batch_first else x
+        if not len(x):
+            raise ValueError(f"input is {tuple(input.shape)}; expected at least one time step")
+        return x, hx, batched
+
+
+def _padding(lengths: Tensor, x: Tensor) -> Tensor:
+    """Where `x` [T, B, ...] is padding: [T, B, 1]."""
+    steps, batch = x.shape[:2]
+    lengths = torch.as_tensor(lengths, device=x.device)
+    if lengths.dtype.is_floating_point or lengths.dtype == torch.bool or lengths.shape != (batch,):
+        raise ValueError(f"lengths is {lengths.dtype} {tuple(lengths.shape)}; expected integers, ({batch},)")
+    if batch and not (1 <= int(lengths.min()) and int(lengths.max()) <= steps):
+        raise ValueError(f"lengths go from {int(lengths.min())} to {int(lengths.max())}; expected 1 to {steps}")
+    return (torch.arange(steps, device=x.device).unsqueeze(1) >= lengths).unsqueeze(-1)

@@ -1,0 +1,41 @@
+"""The arithmetic of the full approximation scheme against its formulas."""
+
+import pytest
+import torch
+
+from lpgpu.kernels import fas
+from tests.assertions import TOLERANCE, assert_close_relative
+from tests.kernels.steps import batch_innermost, contiguous, every_third
+
+ORDERS = {"contiguous": contiguous, "batch innermost": batch_innermost, "strided": every_third}
+
+
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_residual_norm_is_the_squared_distance(order) -> None:
+    phi, u = (order(torch.randn(4, 5, 3, dtype=torch.float64)) for _ in range(2))
+    assert_close_relative(fas.residual_norm(phi, u), ((phi - u) ** 2).sum())
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_residual_norm_is_gathered_in_at_least_fp32(dtype: torch.dtype) -> None:
+    """In fp16 the square of 300 overflows already, and 1e-5 squared vanishes."""
+    for size in (300.0, 1e-5):
+        norm = fas.residual_norm(torch.full((10, 10), size, dtype=dtype), torch.zeros(10, 10, dtype=dtype))
+        assert norm.dtype == torch.promote_types(dtype, torch.float32)
+        assert norm.ndim == 0
+        assert float(norm) == pytest.approx(100 * size**2, rel=5e-2)
+
+
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_coarse_right_hand_side_overwrites_coarse_phi(order) -> None:
+    coarse_phi, phi = (order(torch.randn(4, 5, 3, dtype=torch.float64)) for _ in range(2))
+    expected, before = phi - coarse_phi, phi.clone()
+    assert fas.coarse_right_hand_side_(coarse_phi, phi) is coarse_phi
+    assert torch.equal(coarse_phi, expected)
+    assert torch.equal(phi, before)
+
+
+def test_coarse_right_hand_side_does_not_overflow_where_states_are_large() -> None:
+    """φ and Φ_c near the largest half-precision number; u + r would be beyond it."""
+    phi = torch.full((1, 3), 60000.0, dtype=torch.float16)
+    assert torch.equal(fas.coarse_right_hand_side_(phi - 32, phi), torch.full_like(phi, 32))

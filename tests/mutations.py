@@ -1,0 +1,141 @@
+"""Plants deliberate faults into copies of the package, and demands that the tests notice: python -m tests.mutations
+
+Every fault is an exact replacement of source text; where that text is no longer found, the fault has to be written anew.
+The same tests must pass on a copy without a fault. Exit status 0: all is as demanded.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+SUBSET = [
+    "tests/mgrit/test_exactness.py::test_exactness_travels_with_the_cycles",
+    "tests/mgrit/test_exactness.py::test_one_cycle_too_few_is_not_exact",
+    "tests/nn/test_exactness.py::test_without_cycles_the_coarse_guess_is_the_coarsest_network",
+    "tests/nn/test_exactness.py::test_the_adjoint_is_linearised_where_the_forward_solve_ended",
+    "tests/nn/test_exactness.py::test_one_level_is_serial",
+]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`file` with `right` replaced by `wrong`."""
+
+    file: str
+    right: str
+    wrong: str
+
+    def plant(self, copy: Path) -> None:
+        """Replace the text in a copy of the repository.
+
+        Raises:
+            LookupError: when the text is not there.
+        """
+        path = copy / self.file
+        source = path.read_text()
+        if self.right not in source:
+            raise LookupError(f"{self.file} no longer contains {self.right!r}: write this fault anew")
+        path.write_text(source.replace(self.right, self.wrong))
+
+
+FAULTS = {
+    "residual sign": Fault(
+        "lpgpu/mgrit/fas.py",
+        "fas.coarse_right_hand_side_(coarse_phi, phi[: coarse.grid.num_steps])",
+        "fas.coarse_right_hand_side_("
+        "coarse_phi, (2 * states.c_points[grid.c_targets] - phi)[: coarse.grid.num_steps])",
+    ),
+    "a missed C-point": Fault(
+        "lpgpu/mgrit/fas.py",
+        "fine.states.c_points.copy_(coarse.states.u)",
+        "fine.states.c_points[:-1].copy_(coarse.states.u[:-1])",
+    ),
+    "a wrong coarse Δt": Fault(
+        "lpgpu/nn/propagators/pair.py",
+        "self.dt * grid.stride, u, out",
+        "self.dt, u, out",
+    ),
+    "an adjoint linearised one point off": Fault(
+        "lpgpu/nn/propagators/pair.py",
+        "return self.u.u[layers]",
+        "return self.u.u[layers.start + 1 : layers.stop + 1 : layers.step]",
+    ),
+    "a dropped source term": Fault(
+        "lpgpu/mgrit/relaxation.py",
+        "out += level.g[grid.targets(grid.c_layers)]",
+        "out += 0 * level.g[grid.targets(grid.c_layers)]",
+    ),
+}
+
+# PathFinder comes first, because an editable install puts a finder of its own there, which would lead back to the
+# repository.
+RUN = """
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+sys.meta_path.insert(0, PathFinder)
+sys.path.insert(0, str(Path.cwd()))
+import lpgpu.mgrit.fas, lpgpu.nn.propagators.pair
+
+for module in (lpgpu.mgrit.fas, lpgpu.nn.propagators.pair):
+    if not Path(module.__file__).resolve().is_relative_to(Path.cwd().resolve()):
+        sys.exit(f"imported {module.__file__}, which is not the copy")
+import pytest
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
+def run(fault: Fault | None, timeout: float = 80) -> tuple[bool, str]:
+    """Whether the subset passes on a copy with `fault`, and what pytest printed.
+
+    Raises:
+        RuntimeError: when the tests neither passed nor failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="lpgpu-mutation-") as folder:
+        copy = Path(folder)
+        for part in ("lpgpu", "tests"):
+            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        if fault is not None:
+            fault.plant(copy)
+        arguments = ["-x", "-q", "--tb=line", "-p", "no:cacheprovider", *SUBSET]
+        environment = {**os.environ, "LPGPU_TEST_EXAMPLES": "25", "OMP_NUM_THREADS": "1"}
+        environment.pop("PYTHONPATH", None)
+        done = subprocess.run(
+            [sys.executable, "-c", RUN, *arguments],
+            cwd=copy,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=timeout,
+        )
+    if done.returncode not in (0, 1) or "not the copy" in done.stdout:
+        raise RuntimeError(f"the tests did not run (exit status {done.returncode}):\n{done.stdout}")
+    return done.returncode == 0, done.stdout
+
+
+def main() -> int:
+    """Runs all faults, and none; prints a line for each; the exit status."""
+    wanted: dict[str, Fault | None] = {"no fault": None, **FAULTS}
+    complaints = []
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for (name, fault), (passed, output) in zip(wanted.items(), pool.map(run, wanted.values()), strict=True):
+            first = next((line for line in output.splitlines() if line.startswith("FAILED")), "")
+            print(f"{name}: tests {'pass' if passed else 'fail'} {first[:100]}", flush=True)
+            if passed != (fault is None):
+                complaints.append(f"{name}: the tests should have {'passed' if fault is None else 'failed'}\n{output}")
+    print(*complaints, sep="\n", end="")
+    return 1 if complaints else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

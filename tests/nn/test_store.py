@@ -1,0 +1,182 @@
+"""What a network keeps in memory, measured as allocated bytes: between forward and backward, and while recomputing."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lpgpu import MGRIT, LayerParallel
+from lpgpu.mgrit import AllPoints, CPointsOnly, States, solve
+from lpgpu.nn.propagators import AdjointPropagator, ForwardPropagator, layers_of
+from tests.assertions import assert_same_derivatives, derivatives
+from tests.memory import Allocations
+from tests.nn.networks import BLOCKS, inputs, network
+
+BATCH = 128
+"""So many rows that states dwarf parameters and figures."""
+
+
+def wide(block: str) -> tuple[LayerParallel, Tensor, int]:
+    """A network of 32 + 3 layers, an input of many rows, and the bytes of one of its states."""
+    build, form, (_, *shape) = BLOCKS[block]
+    x = inputs(BATCH, *shape)
+    return network(build, 35, form=form), x, x.numel() * x.element_size()
+
+
+def kept_states(net: LayerParallel, x: Tensor, **options: Any) -> float:
+    """What lives between forward and backward besides the output, in states."""
+    net.solver = MGRIT(levels=2, **options)
+    with Allocations() as memory:
+        before = memory.reset_peak()
+        y = net(x)
+        kept = memory.reset_peak() - before - y.untyped_storage().nbytes()
+    assert y.requires_grad
+    return kept / (x.numel() * x.element_size())
+
+
+@pytest.mark.parametrize("block", ["dense", "two linear layers", "step with gate and buffer"])
+@pytest.mark.parametrize("coarsening", [2, 4, 16])
+def test_c_points_only_keeps_no_more_than_them_and_the_last_point(block: str, coarsening: int) -> None:
+    net, x, _ = wide(block)
+    at_most = -(-35 // coarsening) + 1
+    assert at_most - 1 <= kept_states(net, x, store="c_points", coarsening=coarsening) < at_most + 0.5
+
+
+@pytest.mark.parametrize("block", ["dense", "two linear layers"])
+def test_all_keeps_all(block: str) -> None:
+    net, x, _ = wide(block)
+    assert kept_states(net, x, store="all") >= 36
+
+
+@pytest.mark.parametrize("block", ["dense", "two linear layers"])
+@pytest.mark.parametrize("store", ["all", "c_points"])
+def test_nothing_is_kept_where_no_gradient_is_wanted(block: str, store: Any) -> None:
+    net, x, state = wide(block)
+    net.solver = MGRIT(store=store)
+    with Allocations() as memory, torch.no_grad():
+        before = memory.reset_peak()
+        y = net(x)
+        assert memory.reset_peak() - before - y.untyped_storage().nbytes() < state / 2
+
+
+@pytest.mark.parametrize("block", ["dense", "two linear layers"])
+@pytest.mark.parametrize("store", ["all", "c_points"])
+def test_backward_lets_go_of_the_states(block: str, store: Any) -> None:
+    """As PyTorch's own graph does, though the output still lives: loops hold on to their last loss."""
+    net, x, state = wide(block)
+    net.solver = MGRIT(store=store)
+    with Allocations() as memory:
+        y = net(x)
+        y.sum().backward()
+        gradients = sum(parameter.grad.nbytes for parameter in net.parameters())  # pyright: ignore
+        left = memory.reset_peak() - y.untyped_storage().nbytes() - gradients
+    assert left < state
+
+
+def peaks(net: LayerParallel, x: Tensor, solver: MGRIT) -> tuple[int, int]:
+    """The most bytes at a time during forward, and during backward."""
+    net.solver = solver
+    net.zero_grad()
+    with Allocations() as memory:
+        before = memory.reset_peak()
+        y = net(x)
+        forward = memory.peak - before
+        before = memory.reset_peak()
+        y.sum().backward()
+        return forward, memory.peak - before
+
+
+@pytest.mark.parametrize("block", ["dense", "two linear layers"])
+def test_the_chunk_bounds_the_scratch_memory(block: str) -> None:
+    net, x, _ = wide(block)
+    by_chunk = {
+        chunk: peaks(net, x, MGRIT(levels=2, coarsening=4, store="c_points", chunk=chunk)) for chunk in (1, 3, 9)
+    }
+    assert by_chunk[1][0] < by_chunk[3][0] < by_chunk[9][0]
+    assert by_chunk[1][1] < by_chunk[3][1] < by_chunk[9][1]
+
+
+def test_c_points_only_needs_less_memory_at_its_peak() -> None:
+    net, x, _ = wide("dense")
+    everything = peaks(net, x, MGRIT(levels=2, coarsening=8, store="all"))
+    c_points = peaks(net, x, MGRIT(levels=2, coarsening=8, store="c_points"))
+    assert c_points[0] < everything[0] / 2
+    assert c_points[1] < everything[1]
+
+
+@settings(max_examples=20)
+@given(
+    num_steps=st.integers(1, 40),
+    coarsening=st.integers(2, 6),
+    chunk=st.none() | st.integers(1, 5),
+    cycle=st.sampled_from(["V", "F"]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_stores_compute_the_same_inexact_gradients(
+    num_steps: int, coarsening: int, chunk: int | None, cycle: Any, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    net, x, weight = network(num_steps=num_steps), inputs(), inputs()
+    net.solver = MGRIT(coarsening=coarsening, cycle=cycle)
+    expected = derivatives(net, x, weight)
+    net.solver = MGRIT(coarsening=coarsening, cycle=cycle, store="c_points", chunk=chunk)
+    assert_same_derivatives(derivatives(net, x, weight), expected)
+
+
+@given(
+    num_steps=st.integers(8, 40),
+    coarsening=st.integers(2, 4),
+    chunk=st.none() | st.integers(1, 5),
+    cycles=st.integers(0, 2),
+    relaxation=st.sampled_from(["F", "FCF"]),
+    initial_guess=st.sampled_from(["coarse", "constant"]),
+)
+@settings(max_examples=20)
+def test_recomputation_costs_one_forward_sweep_for_each_adjoint_sweep(
+    num_steps: int, coarsening: int, chunk: int | None, cycles: int, relaxation: Any, initial_guess: Any
+) -> None:
+    """N − ⌊N/m⌋ forward evaluations for the guess's sweep, for 1 (F) or 2 (FCF) in each cycle, and for the gradients."""
+    solver = MGRIT(
+        coarsening=coarsening,
+        relaxation=relaxation,
+        adjoint_iterations=cycles,
+        initial_guess=initial_guess,
+        store="c_points",
+        chunk=chunk,
+    )
+    net, x = network(num_steps=num_steps), inputs()
+    hierarchy = solver.hierarchy(num_steps)
+    layers = layers_of(net.layers, dict(net.layers.named_parameters()), x, net.scheme, net.form)
+
+    def c_points_only(grid) -> States:
+        states = CPointsOnly(grid, lambda points: layers.empty_states(points, x), chunk)
+        states.start.copy_(x)
+        return states
+
+    u, lam = c_points_only(hierarchy.grids[0]), c_points_only(hierarchy.transpose().grids[0])
+    forward = ForwardPropagator(layers, net.dt, len(hierarchy.grids))
+    solve(forward, hierarchy, u, solver)
+    solved = forward.work.evaluations[0]
+    adjoint = AdjointPropagator(forward, hierarchy.grids[0], u)
+    solve(adjoint, hierarchy.transpose(), lam, solver)
+    adjoint.parameter_gradients(lam)
+    sweeps = 1 + cycles * (1 if relaxation == "F" else 2) + 1
+    assert forward.work.evaluations[0] - solved == sweeps * (num_steps - num_steps // coarsening)
+
+
+@given(num_steps=st.integers(1, 70), coarsening=st.integers(2, 9), reverse=st.booleans())
+def test_c_points_only_has_room_for_its_points_only(num_steps: int, coarsening: int, reverse: bool) -> None:
+    sizes: list[int] = []
+
+    def empty(points: int) -> Tensor:
+        sizes.append(points)
+        return torch.zeros(points, 2)
+
+    hierarchy = MGRIT(levels=2, coarsening=coarsening, min_coarse_steps=1).hierarchy(num_steps)
+    grid = (hierarchy.transpose() if reverse else hierarchy).grids[0]
+    states = CPointsOnly(grid, empty)
+    assert sum(sizes) <= -(-num_steps // grid.interval) + 1
+    assert states.c_points.shape == AllPoints(grid, torch.zeros(num_steps + 1, 2)).c_points.shape
