@@ -2,14 +2,15 @@
 
     python bench/solver.py [--cases dense-8x1024,conv-8x64] [--repeats 5] [--json FILE]
 
-Serial PyTorch is autograd through `net.to_sequential()`, an nn.Sequential of the same layers. Times are medians; on a
-noisy machine only their ratio means something. The gradient error is ‖g − g_serial‖₂ / ‖g_serial‖₂ over all parameters.
-Memory is the peak of what the allocator handed out beyond what was there before the call.
+Serial PyTorch is autograd through an nn.Sequential of the same layers, or torch.nn.GRU. Times are medians; on a noisy
+machine only their ratio means something. The gradient error is ‖g − g_exact‖₂ / ‖g_exact‖₂ over all parameters, with
+g_exact by exact propagation of the same network. Memory is the peak of what the allocator handed out in the call.
 """
 
 import argparse
 import itertools
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lpgpu import MGRIT, LayerParallel
+from lpgpu import GRU, MGRIT, LayerParallel, Serial, SolveResult
 from lpgpu.nn import ConvBlock, DenseBlock
 
 TARGET = 1e-2  # the gradient error within which the soonest setting is looked for
@@ -27,12 +28,13 @@ TARGET = 1e-2  # the gradient error within which the soonest setting is looked f
 
 @dataclass(frozen=True)
 class Case:
-    """A network and a batch."""
+    """A network, the plain PyTorch it is compared with, and the shape of its input."""
 
     name: str
-    block: Callable[[], nn.Module]
-    layers: int
+    network: Callable[[], nn.Module]
+    baseline: Callable[[nn.Module], nn.Module]
     shape: tuple[int, ...]
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -52,24 +54,42 @@ class Row:
     evaluations: int
     adjoint_evaluations: int
     depth: int
+    adjoint_depth: int
     memory: int
     serial_memory: int
 
 
+def layers(name: str, block: Callable[[], nn.Module], steps: int, shape: tuple[int, ...]) -> Case:
+    """A deep network, against the nn.Sequential of its layers."""
+    return Case(name, lambda: LayerParallel(None, block, steps, 1.0), LayerParallel.to_sequential, shape, steps)
+
+
+def gru(name: str, steps: int, width: int, num_layers: int, batch: int) -> Case:
+    """An implicit GRU on sequences of 9 features, against torch.nn.GRU, which computes the classic one."""
+    arguments = (9, width, num_layers)
+    return Case(name, lambda: GRU(*arguments), lambda net: nn.GRU(*arguments), (steps, batch, 9), steps)
+
+
 CASES = [
     *(
-        Case(f"dense-{width}x{layers}", lambda width=width: DenseBlock(width), layers, (200, width))
+        layers(f"dense-{width}x{steps}", lambda width=width: DenseBlock(width), steps, (200, width))
         for width in (8, 64)
-        for layers in (64, 256, 1024)
+        for steps in (64, 256, 1024)
     ),
-    Case("conv-8x64", lambda: ConvBlock(8, convolutions=2), 64, (50, 8, 28, 28)),
+    layers("conv-8x64", lambda: ConvBlock(8, convolutions=2), 64, (50, 8, 28, 28)),
+    gru("gru-100x128", 128, 100, 2, 100),
+    gru("gru-64x1024", 1024, 64, 1, 16),
 ]
 
 
 def settings() -> Iterator[MGRIT]:
-    """Levels 2–3, m = 4, 8, 16, and iterations forward/adjoint from 1/0 to 2/2, F- and FCF-relaxed."""
-    iterations = ((1, 0), (1, 1), (2, 1), (2, 2))
-    for levels, m, relaxation, (forward, adjoint) in itertools.product((2, 3), (4, 8, 16), ("F", "FCF"), iterations):
+    """Levels 2–3, m = 4, 8, 16, 32, and iterations forward/adjoint from 0/0 to 2/2, F- and FCF-relaxed."""
+    iterations = ((0, 0), (1, 0), (1, 1), (2, 1), (2, 2))
+    for levels, m, relaxation, (forward, adjoint) in itertools.product(
+        (2, 3), (4, 8, 16, 32), ("F", "FCF"), iterations
+    ):
+        if forward == 0 and relaxation == "FCF":
+            continue  # without a cycle there is no relaxation to choose
         yield MGRIT(levels=levels, coarsening=m, relaxation=relaxation, iterations=forward, adjoint_iterations=adjoint)
 
 
@@ -94,53 +114,67 @@ def peak_bytes(run: Callable[[], object]) -> int:
 
 
 def step(net: nn.Module, x: Tensor, weight: Tensor) -> None:
-    """One forward and backward, gradients anew."""
+    """One forward and backward, gradients anew; the loss sees u_N, or a recurrent network's h_n."""
     net.zero_grad(set_to_none=True)
-    (net(x) * weight).sum().backward()
+    y = net(x)
+    ((y[1] if isinstance(y, tuple) else y) * weight).sum().backward()
 
 
 def gradient(net: nn.Module) -> Tensor:
-    """All parameter gradients in one vector; a stacked network's in the order of its sequential copy."""
-    if isinstance(net, LayerParallel):
-        return torch.cat([p.grad.flatten(1) for p in net.parameters() if p.grad is not None], 1).flatten()
+    """All parameter gradients in one vector."""
     return torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
 
 
+def results(net: LayerParallel | GRU) -> tuple[SolveResult, SolveResult]:
+    """The forward and the adjoint solve of the network, or of its last recurrent layer."""
+    forward, adjoint = (
+        (net.forward_result, net.adjoint_result)
+        if isinstance(net, LayerParallel)
+        else (net.forward_results[-1], net.adjoint_results[-1])
+    )
+    if forward is None or adjoint is None:
+        raise RuntimeError("the network kept no results of its solves")
+    return forward, adjoint
+
+
 def measure(case: Case, repeats: int) -> Iterator[Row]:
-    """Every setting of the solver on `case`, against serial PyTorch timed beside each."""
+    """Our exact propagation, then every setting of MGRIT, each against serial PyTorch timed beside it."""
     torch.manual_seed(0)
-    net = LayerParallel(None, case.block, case.layers, 1.0)
-    x, weight = torch.randn(case.shape, requires_grad=True), torch.randn(case.shape)
-    serial = net.to_sequential()
-    step(serial, x, weight)
-    exact, serial_memory = gradient(serial), peak_bytes(lambda: step(serial, x, weight))
-    for solver in settings():
-        if case.layers // solver.coarsening_per_level[0] < 4:
+    net = case.network()
+    if not isinstance(net, LayerParallel | GRU):
+        raise TypeError(f"{case.name} is {type(net).__name__}; expected a LayerParallel or a GRU")
+    baseline = case.baseline(net)
+    x = torch.randn(case.shape, requires_grad=True)
+    y = net(x)
+    weight = torch.randn_like(y[1] if isinstance(y, tuple) else y)
+    net.solver = Serial()
+    step(net, x, weight)
+    exact, baseline_memory = gradient(net), peak_bytes(lambda: step(baseline, x, weight))
+    for solver in (Serial(), *settings()):
+        if len(solver.hierarchy(case.steps).grids) < (solver.levels if isinstance(solver, MGRIT) else 1):
             continue
         net.solver = solver
-        serial_seconds = median_seconds(lambda: step(serial, x, weight), repeats)
+        serial_seconds = median_seconds(lambda: step(baseline, x, weight), repeats)
         seconds = median_seconds(lambda: step(net, x, weight), repeats)
-        forward, adjoint = net.forward_result, net.adjoint_result
-        if forward is None or adjoint is None:
-            raise RuntimeError("the network kept no results of its solves")
-        if len(forward.evaluations) < solver.levels:
-            continue
+        forward, adjoint = results(net)
+        mgrit = solver if isinstance(solver, MGRIT) else MGRIT(levels=1, iterations=0, adjoint_iterations=0)
         yield Row(
             case=case.name,
-            levels=solver.levels,
-            coarsening=solver.coarsening_per_level[0],
-            relaxation=solver.relaxation_per_level[0],
-            iterations=solver.iterations,
-            adjoint_iterations=solver.adjoint_iterations,
+            levels=mgrit.levels,
+            coarsening=mgrit.coarsening_per_level[0] if mgrit.levels > 1 else 0,
+            relaxation=mgrit.relaxation_per_level[0] if mgrit.levels > 1 else "serial",
+            iterations=mgrit.iterations,
+            adjoint_iterations=mgrit.adjoint_iterations,
             ratio=seconds / serial_seconds,
             seconds=seconds,
             serial_seconds=serial_seconds,
             gradient_error=float((gradient(net) - exact).norm() / exact.norm()),
             evaluations=forward.evaluations[0],
             adjoint_evaluations=adjoint.evaluations[0],
-            depth=forward.sequential_depth + adjoint.sequential_depth,
+            depth=forward.sequential_depth,
+            adjoint_depth=adjoint.sequential_depth,
             memory=peak_bytes(lambda: step(net, x, weight)),
-            serial_memory=serial_memory,
+            serial_memory=baseline_memory,
         )
 
 
@@ -148,11 +182,11 @@ HEADER = "| levels | m | relax | its | time / serial | gradient error | Φ evalu
 
 
 def line(row: Row) -> str:
-    """A row of the table; evaluations forward + adjoint, depth of both solves (serial: 2N)."""
+    """A row of the table; evaluations and depth are forward + adjoint, of one recurrent layer (serial: N + N)."""
     return (
         f"| {row.levels} | {row.coarsening} | {row.relaxation} | {row.iterations}/{row.adjoint_iterations} "
-        f"| {row.ratio:.2f} | {row.gradient_error:.1e} | {row.evaluations} + {row.adjoint_evaluations} | {row.depth} "
-        f"| {row.memory / 2**20:.0f} ({row.serial_memory / 2**20:.0f}) |"
+        f"| {row.ratio:.2f} | {row.gradient_error:.1e} | {row.evaluations} + {row.adjoint_evaluations} "
+        f"| {row.depth} + {row.adjoint_depth} | {row.memory / 2**20:.0f} ({row.serial_memory / 2**20:.0f}) |"
     )
 
 
@@ -167,17 +201,18 @@ def main() -> None:
     if unknown := set(arguments.cases.split(",")) - set(names):
         parser.error(f"unknown cases {sorted(unknown)}; there are {', '.join(names)}")
     torch.set_num_threads(1)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler, which counts memory here, is chatty
     rows: list[Row] = []
     for case in CASES:
         if case.name not in arguments.cases.split(","):
             continue
-        print(f"\n## {case.name}, batch {case.shape[0]}, one thread, torch {torch.__version__}\n\n{HEADER}")
+        print(f"\n## {case.name}, input {case.shape}, one thread, torch {torch.__version__}\n\n{HEADER}")
         print("|---" * 9 + "|")
         measured = []
         for row in measure(case, arguments.repeats):
             measured.append(row)
             print(line(row), flush=True)
-        within = [row for row in measured if row.gradient_error <= TARGET]
+        within = [row for row in measured if row.gradient_error <= TARGET and row.levels > 1]
         best = min(within, key=lambda row: row.ratio, default=None)
         print(f"\nsoonest within a gradient error of {TARGET:g}: {line(best) if best else 'none of these'}")
         rows += measured

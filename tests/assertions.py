@@ -20,7 +20,9 @@ def relative_error(came: Tensor, expected: Tensor) -> float:
     return 0.0 if difference == 0 else float(difference / scale)
 
 
-def assert_close_relative(came: Tensor, expected: Tensor, what: str = "tensor", *, tolerance: float | None = None) -> None:
+def assert_close_relative(
+    came: Tensor, expected: Tensor, what: str = "tensor", *, tolerance: float | None = None
+) -> None:
     """Fails unless `came` has the shape of `expected` and is near it, as its own dtype's tolerance demands."""
     tolerance = TOLERANCE[came.dtype] if tolerance is None else tolerance
     if came.shape != expected.shape:

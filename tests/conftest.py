@@ -1,4 +1,4 @@
-"""What every test gets: a fresh printed seed, a skip that says why without a GPU, hypothesis without deadlines."""
+"""What every test gets: a fresh printed seed, one thread, a skip that says why without a GPU, no deadlines."""
 
 import os
 import secrets
@@ -6,6 +6,9 @@ import secrets
 import hypothesis
 import pytest
 import torch
+
+# The tensors of tests are tiny: on shared cores a second thread made them five times slower, waiting for its turn.
+torch.set_num_threads(1)
 
 # Named "ci" so that it replaces hypothesis's own profile of that name, which would draw the same examples every time.
 hypothesis.settings.register_profile(

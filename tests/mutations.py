@@ -1,6 +1,6 @@
 """Plants deliberate faults into copies of the package, and demands that the tests notice: python -m tests.mutations
 
-Every fault is an exact replacement of source text; where that text is no longer found, the fault has to be written anew.
+Every fault is an exact replacement of source text; where that text is no longer found, the fault is to be written anew.
 The same tests must pass on a copy without a fault. Exit status 0: all is as demanded.
 """
 
@@ -49,8 +49,7 @@ FAULTS = {
     "residual sign": Fault(
         "lpgpu/mgrit/fas.py",
         "fas.coarse_right_hand_side_(coarse_phi, phi[: coarse.grid.num_steps])",
-        "fas.coarse_right_hand_side_("
-        "coarse_phi, (2 * states.c_points[grid.c_targets] - phi)[: coarse.grid.num_steps])",
+        "fas.coarse_right_hand_side_(coarse_phi, (2 * states.c_points[grid.c_targets] - phi)[: coarse.grid.num_steps])",
     ),
     "a missed C-point": Fault(
         "lpgpu/mgrit/fas.py",

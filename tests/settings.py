@@ -11,13 +11,14 @@ steps = st.integers(1, 70)
 
 
 @st.composite
-def solver_options(draw: st.DrawFn, *, levels=st.integers(1, 5), coarsening=st.integers(2, 9)) -> dict[str, Any]:
-    """Options of `MGRIT` in every combination, without the iterations."""
-    coarser = draw(levels) - 1
+def solver_options(draw: st.DrawFn, *, levels: int = 5, coarsening: tuple[int, int] = (2, 9)) -> dict[str, Any]:
+    """Options of `MGRIT` in every combination, without the iterations: up to `levels`, m within `coarsening`."""
+    coarser = draw(st.integers(0, levels - 1))
+    m = st.integers(*coarsening)
     relaxation = st.sampled_from(["F", "FCF"])
     return {
         "levels": coarser + 1,
-        "coarsening": draw(coarsening | st.lists(coarsening, min_size=coarser, max_size=coarser)),
+        "coarsening": draw(m | st.lists(m, min_size=coarser, max_size=coarser)),
         "relaxation": draw(relaxation | st.lists(relaxation, min_size=coarser, max_size=coarser)),
         "cycle": draw(st.sampled_from(["V", "F"])),
         "initial_guess": draw(st.sampled_from(["coarse", "constant"])),

@@ -12,9 +12,9 @@ def initial_guess(levels: Sequence[Level], kind: str) -> None:
     """Fill the finest level's states from its given point, and F-relax.
 
     "constant": the given state at every C-point; for the adjoint, zero.
-    "coarse": the coarsest level's serial solution, injected and F-relaxed level by level. An adjoint with sources of its
-    own (`g`: the loss sees states between) or with a Δ-correction starts from zero instead, is F-relaxed, and corrected
-    once: so the coarse grid hears of the sources at F-points too, and is the corrected one from the start.
+    "coarse": the coarsest level's serial solution, injected and F-relaxed level by level. An adjoint with sources of
+    its own (`g`: the loss sees states between) or with a Δ-correction starts from zero instead, is F-relaxed, and
+    corrected once: so the coarse grid hears of sources at F-points too, and is the corrected one from the start.
     """
     finest = levels[0]
     if finest.is_coarsest:

@@ -33,8 +33,8 @@ class MGRIT:
         tolerance, adjoint_tolerance: stop a solve once the 2-norm of the residual at the C-points is at most this times
             the first one. None: always run all iterations.
         min_coarse_steps: no grid gets fewer layers than this.
-        delta: Δ-correction of the coarse operators by Jacobian diagonals: "diagonal" (where the layers offer it), "none",
-            or "auto": on for gated recurrent cells, off elsewhere.
+        delta: Δ-correction of the coarse operators by Jacobian diagonals: "diagonal" (where the layers offer it),
+            "none", or "auto": on for gated recurrent cells, off elsewhere.
         initial_guess: "coarse": the coarsest grid's solution, injected and F-relaxed level by level; "constant": the
             input everywhere (adjoint: zero).
         store: what a forward solve keeps for the adjoint: "all" states, or "c_points" only, about m times fewer, the

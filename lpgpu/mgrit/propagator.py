@@ -51,8 +51,8 @@ class Propagator(ABC):
     ) -> int:
         """March through `positions` of all the window's intervals at once, in place; the batched steps it took.
 
-        `u` holds the window's points, [stop − first + 1, ...]; `g` the grid's right-hand side, [N + 1, ...]; `delta` the
-        correction of this grid's Φ. `products`, [intervals of the window, ...], becomes the product of the diagonals.
+        `u` holds the window's points, [stop − first + 1, ...]; `g` the grid's right-hand side, [N + 1, ...]; `delta`
+        corrects this grid's Φ. `products`, [intervals of the window, ...], becomes the product of the diagonals.
         """
         steps = [layers for layers in map(window.layers, positions) if length(layers)]
         self.work.evaluations[window.grid.level] += sum(map(length, steps))

@@ -142,6 +142,8 @@ class PropagateSequence(torch.autograd.Function):
         _, _, b, h = ctx.saved_tensors
         (dloss_dh,) = gradients
         g = torch.cat([torch.zeros_like(dloss_dh[:1]), dloss_dh])
-        dh_0, (dx, dy) = ctx.propagated.adjoint(dloss_dh[-1], g, parameters=True)
-        dw = dy.flatten(0, 1).T @ h[:-1].flatten(0, 1)
-        return None, None, dx, dh_0, dw, None if b is None else dy.sum((0, 1))
+        dh_0, (dx, dq) = ctx.propagated.adjoint(dloss_dh[-1], g, parameters=True)
+        dy = dx.flatten(0, 1).clone()  # W h + b enters the gates r and z as x does, but n through q
+        dy[:, 2 * dq.shape[-1] :] = dq.flatten(0, 1)
+        dw = dy.T @ h[:-1].flatten(0, 1)
+        return None, None, dx, dh_0, dw, None if b is None else dy.sum(0)

@@ -19,10 +19,10 @@ class GRU(nn.GRU):
     """A GRU over long sequences, solved by MGRIT over the time steps, forward and backward.
 
     It takes the place of torch.nn.GRU but by default computes something else, in training and in eval: the *implicit*
-    cell h⁺ = (h + d ⊙ n)/(1 + d), d = Δt (1 − z) (Moon & Cyr, "Parallel training of GRU networks with a multi-grid solver
-    for long sequences", ICLR 2022), which stays stable on coarse grids, and its states inexactly. `formulation="classic"`
-    with `solver=Serial()` is torch.nn.GRU to rounding. Arguments, parameters, gate order (r, z, n) and initialisation are
-    torch.nn.GRU's, and state_dicts load both ways.
+    cell h⁺ = (h + d ⊙ n)/(1 + d), d = Δt (1 − z), which stays stable on coarse grids (Moon & Cyr, "Parallel training of
+    GRU networks with a multi-grid solver for long sequences", ICLR 2022), and its states inexactly.
+    `formulation="classic"` with `solver=Serial()` is torch.nn.GRU to rounding. Arguments, parameters, gate order
+    (r, z, n) and initialisation are torch.nn.GRU's, and state_dicts load both ways.
 
     Args:
         formulation: "implicit" or "classic"; the classic cell diverges on coarse grids.
@@ -31,7 +31,7 @@ class GRU(nn.GRU):
         solver: MGRIT(...), Parareal(...) or Serial(); may be assigned between calls. Δ-correction is on by default.
 
     Attributes:
-        forward_results, adjoint_results: a SolveResult, or None before the first, of each layer (and direction) in order.
+        forward_results, adjoint_results: of each layer (and direction) in order, its latest SolveResult, or None.
 
     Raises:
         ValueError, TypeError: for arguments that make no network, saying what came and what was expected.
@@ -190,6 +190,6 @@ def _padding(lengths: Tensor, x: Tensor) -> Tensor:
     lengths = torch.as_tensor(lengths, device=x.device)
     if lengths.dtype.is_floating_point or lengths.dtype == torch.bool or lengths.shape != (batch,):
         raise ValueError(f"lengths is {lengths.dtype} {tuple(lengths.shape)}; expected integers, ({batch},)")
-    if batch and not (1 <= int(lengths.min()) and int(lengths.max()) <= steps):
+    if batch and (int(lengths.min()) < 1 or int(lengths.max()) > steps):
         raise ValueError(f"lengths go from {int(lengths.min())} to {int(lengths.max())}; expected 1 to {steps}")
     return (torch.arange(steps, device=x.device).unsqueeze(1) >= lengths).unsqueeze(-1)

@@ -1,4 +1,7 @@
-"""A small nonlinear problem for the solver alone, without modules: u_target = u_source + Δt sin(θ_k u_source) + g_target."""
+"""A small nonlinear problem for the solver alone, without modules.
+
+u_target = u_source + Δt sin(θ_k u_source) + g_target
+"""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""How a solve ends: residuals that fall at the same rate at any depth, tolerances, and what is said when it goes wrong."""
+"""How a solve ends: at which rate its residual falls, when it stops, and what is said when it goes wrong."""
 
 import math
 import warnings

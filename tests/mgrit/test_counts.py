@@ -12,8 +12,9 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lpgpu.mgrit import MGRIT
+from lpgpu import MGRIT, LayerParallel
 from lpgpu.mgrit.hierarchy import Grid
+from lpgpu.nn import DenseBlock
 from tests.mgrit.problems import Problem
 from tests.settings import seeds, solver_options, steps
 
@@ -102,6 +103,20 @@ def test_counts_are_the_formula_and_what_was_really_called(
     assert result.sequential_depth == expected.depth
     assert result.iterations == (cycles if len(result.evaluations) > 1 else 0)
     assert (result.messages, result.bytes_sent) == (0, 0)
+
+
+@given(num_steps=steps, options=solver_options(levels=4), cycles=st.integers(0, 2), seed=seeds)
+def test_networks_report_the_formula_in_both_directions(
+    num_steps: int, options: dict[str, Any], cycles: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    solver = MGRIT(**options, iterations=cycles, adjoint_iterations=cycles)
+    net = LayerParallel(None, lambda: DenseBlock(2), num_steps, 1.0, solver=solver)
+    net(torch.randn(1, 2)).sum().backward()
+    for result, reverse in ((net.forward_result, False), (net.adjoint_result, True)):
+        expected = expected_cost(num_steps, solver, cycles, reverse=reverse, sources=False)
+        assert result is not None
+        assert (list(result.evaluations), result.sequential_depth) == (expected.evaluations, expected.depth)
 
 
 @given(num_steps=steps, coarsening=st.integers(2, 9), reverse=st.booleans(), seed=seeds)

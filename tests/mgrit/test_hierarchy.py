@@ -1,4 +1,6 @@
-"""Grids are pure arithmetic: whatever N, m, chunk and direction, every layer is visited once, in an order that works."""
+"""Grids are pure arithmetic: whatever N, m, chunk and direction, each layer is visited once, in an order that works."""
+
+import itertools
 
 import pytest
 from hypothesis import given
@@ -100,7 +102,7 @@ def test_levels_coarsen_until_too_few_steps_are_left(num_steps: int, coarsening:
     assert grids[0].num_steps == num_steps
     assert [grid.level for grid in grids] == list(range(len(grids)))
     assert [grid.coarsening for grid in grids] == [*coarsening[: len(grids) - 1], None]
-    for fine, coarse in zip(grids, grids[1:], strict=False):
+    for fine, coarse in itertools.pairwise(grids):
         assert coarse.num_steps == fine.num_coarse_steps >= least
         assert coarse.stride == fine.stride * fine.interval
         assert coarse.num_steps + 1 == length(fine.c_points)

@@ -20,29 +20,30 @@ def dense() -> nn.Module:
     return DenseBlock(WIDTH)
 
 
-class TestArguments:
-    CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
-        "no steps": ({"local_num_steps": 0}, ["local_num_steps is 0", "at least 1"]),
-        "negative steps": ({"local_num_steps": -4}, ["local_num_steps is -4", "at least 1"]),
-        "fractional steps": ({"local_num_steps": 4.0}, ["local_num_steps is 4.0", "integer"]),
-        "steps in words": ({"local_num_steps": "4"}, ["local_num_steps is '4'", "integer"]),
-        "steps of True": ({"local_num_steps": True}, ["local_num_steps is True", "integer"]),
-        "Tf zero": ({"Tf": 0.0}, ["Tf is 0.0", "> 0"]),
-        "Tf negative": ({"Tf": -1.0}, ["Tf is -1.0", "> 0"]),
-        "Tf infinite": ({"Tf": math.inf}, ["Tf is inf", "finite"]),
-        "Tf undefined": ({"Tf": math.nan}, ["Tf is nan", "finite"]),
-        "Tf in words": ({"Tf": "1"}, ["Tf is '1'", "number"]),
-        "Tf of None": ({"Tf": None}, ["Tf is None", "number"]),
-        "unknown scheme": ({"scheme": "heun"}, ["scheme is 'heun'", "'euler', 'midpoint', 'rk4'"]),
-        "unknown form": ({"form": "residual"}, ["form is 'residual'", '"rhs"', '"step"']),
-        "solver in words": ({"solver": "mgrit"}, ["solver is 'mgrit'", "MGRIT(...)", "Serial()"]),
-        "solver as a class": ({"solver": Serial}, ["solver is", "Serial()"]),
-        "comm of some other kind": ({"comm": "world"}, ["comm is str", "None", "mpi4py"]),
-    }
+ARGUMENTS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "no steps": ({"local_num_steps": 0}, ["local_num_steps is 0", "at least 1"]),
+    "negative steps": ({"local_num_steps": -4}, ["local_num_steps is -4", "at least 1"]),
+    "fractional steps": ({"local_num_steps": 4.0}, ["local_num_steps is 4.0", "integer"]),
+    "steps in words": ({"local_num_steps": "4"}, ["local_num_steps is '4'", "integer"]),
+    "steps of True": ({"local_num_steps": True}, ["local_num_steps is True", "integer"]),
+    "Tf zero": ({"Tf": 0.0}, ["Tf is 0.0", "> 0"]),
+    "Tf negative": ({"Tf": -1.0}, ["Tf is -1.0", "> 0"]),
+    "Tf infinite": ({"Tf": math.inf}, ["Tf is inf", "finite"]),
+    "Tf undefined": ({"Tf": math.nan}, ["Tf is nan", "finite"]),
+    "Tf in words": ({"Tf": "1"}, ["Tf is '1'", "number"]),
+    "Tf of None": ({"Tf": None}, ["Tf is None", "number"]),
+    "unknown scheme": ({"scheme": "heun"}, ["scheme is 'heun'", "'euler', 'midpoint', 'rk4'"]),
+    "unknown form": ({"form": "residual"}, ["form is 'residual'", '"rhs"', '"step"']),
+    "solver in words": ({"solver": "mgrit"}, ["solver is 'mgrit'", "MGRIT(...)", "Serial()"]),
+    "solver as a class": ({"solver": Serial}, ["solver is", "Serial()"]),
+    "comm of some other kind": ({"comm": "world"}, ["comm is str", "None", "mpi4py"]),
+}
 
-    @pytest.mark.parametrize("case", CASES)
+
+class TestArguments:
+    @pytest.mark.parametrize("case", ARGUMENTS)
     def test_are_refused(self, case: str) -> None:
-        wrong, words = self.CASES[case]
+        wrong, words = ARGUMENTS[case]
         arguments: dict[str, Any] = {"comm": None, "block": dense, "local_num_steps": 4, "Tf": 1.0} | wrong
         with pytest.raises((ValueError, TypeError)) as caught:
             LayerParallel(**arguments)
@@ -78,7 +79,7 @@ class Communicator:
 
 class TestCommunicator:
     def test_several_ranks_are_refused_for_now(self) -> None:
-        with pytest.raises(NotImplementedError, match="comm has 2 ranks.*one process.*comm=None"):
+        with pytest.raises(NotImplementedError, match=r"comm has 2 ranks.*one process.*comm=None"):
             LayerParallel(Communicator(2), dense, 4, 1.0)
 
     def test_one_rank_is_welcome(self) -> None:
@@ -168,48 +169,50 @@ class TestBlocks:
             ConvBlock(2, 3)
 
 
-class TestInputs:
-    CASES: dict[str, tuple[Any, list[str]]] = {
-        "a list": ([[0.0] * WIDTH], ["x is list", "tensor"]),
-        "nothing": (None, ["x is NoneType", "tensor"]),
-        "a number": (torch.tensor(1.0), ["x has no dimensions", "[batch, ...]"]),
-        "integers": (torch.ones(2, WIDTH, dtype=torch.int64), ["x is torch.int64", "floating point"]),
-        "complex numbers": (torch.ones(2, WIDTH, dtype=torch.complex64), ["x is torch.complex64", "floating point"]),
-        "another dtype": (torch.ones(2, WIDTH), ["torch.float32", "torch.float64", ".to("]),
-        "another device": (
-            torch.ones(2, WIDTH, dtype=torch.float64, device="meta"),
-            ["x is on meta", "layers are on cpu", ".to("],
-        ),
-        "undefined": (torch.tensor([[1.0, 2.0, 3.0, math.nan]], dtype=torch.float64), ["NaN or infinite", "finite"]),
-        "infinite": (torch.tensor([[1.0, 2.0, 3.0, -math.inf]], dtype=torch.float64), ["NaN or infinite", "finite"]),
-    }
+INPUTS: dict[str, tuple[Any, list[str]]] = {
+    "a list": ([[0.0] * WIDTH], ["x is list", "tensor"]),
+    "nothing": (None, ["x is NoneType", "tensor"]),
+    "a number": (torch.tensor(1.0), ["x has no dimensions", "[batch, ...]"]),
+    "integers": (torch.ones(2, WIDTH, dtype=torch.int64), ["x is torch.int64", "floating point"]),
+    "complex numbers": (torch.ones(2, WIDTH, dtype=torch.complex64), ["x is torch.complex64", "floating point"]),
+    "another dtype": (torch.ones(2, WIDTH), ["torch.float32", "torch.float64", ".to("]),
+    "another device": (
+        torch.ones(2, WIDTH, dtype=torch.float64, device="meta"),
+        ["x is on meta", "layers are on cpu", ".to("],
+    ),
+    "undefined": (torch.tensor([[1.0, 2.0, 3.0, math.nan]], dtype=torch.float64), ["NaN or infinite", "finite"]),
+    "infinite": (torch.tensor([[1.0, 2.0, 3.0, -math.inf]], dtype=torch.float64), ["NaN or infinite", "finite"]),
+}
 
-    @pytest.mark.parametrize("case", CASES)
+
+SHAPES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "dense, wider": (dense, (3, WIDTH + 1)),
+    "dense, width one": (dense, (3, 1)),
+    "dense, three dimensions": (dense, (3, 2, WIDTH + 1)),
+    "convolution, more channels": (lambda: ConvBlock(2), (3, 5, 4, 4)),
+    "convolution, no image": (lambda: ConvBlock(2), (3, 2)),
+}
+
+
+class TestInputs:
+    @pytest.mark.parametrize("case", INPUTS)
     def test_are_refused_before_any_work(self, case: str) -> None:
-        x, words = self.CASES[case]
+        x, words = INPUTS[case]
         net = network()
         with pytest.raises((ValueError, TypeError)) as caught:
             net(x)
         assert_mentions(caught.value, words)
         assert net.forward_result is None
 
-    SHAPES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-        "dense, wider": (dense, (3, WIDTH + 1)),
-        "dense, width one": (dense, (3, 1)),
-        "dense, three dimensions": (dense, (3, 2, WIDTH + 1)),
-        "convolution, more channels": (lambda: ConvBlock(2), (3, 5, 4, 4)),
-        "convolution, no image": (lambda: ConvBlock(2), (3, 2)),
-    }
-
     @pytest.mark.parametrize("case", SHAPES)
     def test_shapes_that_the_known_blocks_cannot_take(self, case: str) -> None:
-        block, shape = self.SHAPES[case]
+        block, shape = SHAPES[case]
         net = network(block)
         with pytest.raises(ValueError, match=re.escape(str(shape))):
             net(inputs(*shape))
 
     def test_a_diagonal_that_the_layers_do_not_offer(self) -> None:
-        with pytest.raises(ValueError, match='delta is "diagonal".*"auto".*"none"'):
+        with pytest.raises(ValueError, match=r'delta is "diagonal".*"auto".*"none"'):
             network(mlp, solver=MGRIT(delta="diagonal"))(inputs())
 
     def test_shapes_that_any_other_block_cannot_take_are_its_own_error(self) -> None:
@@ -229,20 +232,21 @@ class Returns(nn.Module):
         return self.make(arguments[-1])
 
 
-class TestOutputs:
-    CASES: dict[str, tuple[Callable[[Tensor], Any], list[str]]] = {
-        "another shape": (lambda u: u[..., :-1], [f"shape from (3, {WIDTH}) to (3, {WIDTH - 1})", "keep"]),
-        "one dimension more": (lambda u: u.unsqueeze(0), [f"shape from (3, {WIDTH}) to (1, 3, {WIDTH})"]),
-        "another dtype": (lambda u: u.float(), ["dtype from torch.float64 to torch.float32", "keep"]),
-        "another device": (lambda u: u.to("meta"), ["device from cpu to meta", "keep"]),
-        "nothing": (lambda u: None, ["NoneType"]),
-        "a list": (lambda u: [u], ["list"]),
-        "a number": (lambda u: 1.0, ["float"]),
-    }
+OUTPUTS: dict[str, tuple[Callable[[Tensor], Any], list[str]]] = {
+    "another shape": (lambda u: u[..., :-1], [f"shape from (3, {WIDTH}) to (3, {WIDTH - 1})", "keep"]),
+    "one dimension more": (lambda u: u.unsqueeze(0), [f"shape from (3, {WIDTH}) to (1, 3, {WIDTH})"]),
+    "another dtype": (lambda u: u.float(), ["dtype from torch.float64 to torch.float32", "keep"]),
+    "another device": (lambda u: u.to("meta"), ["device from cpu to meta", "keep"]),
+    "nothing": (lambda u: None, ["NoneType"]),
+    "a list": (lambda u: [u], ["list"]),
+    "a number": (lambda u: 1.0, ["float"]),
+}
 
-    @pytest.mark.parametrize("case", CASES)
+
+class TestOutputs:
+    @pytest.mark.parametrize("case", OUTPUTS)
     def test_a_step_that_returns_no_next_state(self, case: str) -> None:
-        make, words = self.CASES[case]
+        make, words = OUTPUTS[case]
         with pytest.raises((ValueError, TypeError)) as caught:
             network(lambda: Returns(make), form="step")(inputs())
         assert_mentions(caught.value, words)
@@ -366,16 +370,17 @@ class Counts(nn.Module):
         return u.tanh()
 
 
-class TestWhatVmapRefuses:
-    CURES: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
-        "data-dependent branch": (Branches, ["torch.where"]),
-        "item": (Reads, [".item()"]),
-        "dropout": (lambda: nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Dropout(0.5)), ["dropout", "eval mode"]),
-    }
+CURES: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
+    "data-dependent branch": (Branches, ["torch.where"]),
+    "item": (Reads, [".item()"]),
+    "dropout": (lambda: nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Dropout(0.5)), ["dropout", "eval mode"]),
+}
 
+
+class TestWhatVmapRefuses:
     @pytest.mark.parametrize("case", CURES)
     def test_comes_with_the_cure(self, case: str) -> None:
-        block, words = self.CURES[case]
+        block, words = CURES[case]
         with pytest.raises(RuntimeError) as caught:
             network(block)(inputs())
         assert_mentions(caught.value, ["pure function of its input", *words])
@@ -389,6 +394,7 @@ class TestWhatVmapRefuses:
 
 def test_diverging_solves_warn_by_default_and_raise_where_asked_to() -> None:
     """A stiff linear decay: stable in fine steps (2·0.9 = 1.8), unstable in coarse ones."""
+
     class Decay(nn.Module):
         def forward(self, u: Tensor) -> Tensor:
             return -u

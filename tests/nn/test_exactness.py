@@ -37,14 +37,12 @@ def test_dense_networks(num_steps: int, options: dict[str, Any], activation: str
 
 @given(
     num_steps=st.integers(1, 40),
-    options=solver_options(levels=st.integers(1, 4), coarsening=st.integers(3, 9)),
+    options=solver_options(levels=4, coarsening=(3, 9)),
     block=st.sampled_from([name for name in BLOCKS if name != "dense"]),
     scheme=st.sampled_from(["euler", "midpoint", "rk4"]),
     seed=seeds,
 )
-def test_any_block_form_and_scheme(
-    num_steps: int, options: dict[str, Any], block: str, scheme: str, seed: int
-) -> None:
+def test_any_block_form_and_scheme(num_steps: int, options: dict[str, Any], block: str, scheme: str, seed: int) -> None:
     torch.manual_seed(seed)
     build, form, shape = BLOCKS[block]
     solver = exact_solver(num_steps, options)
@@ -53,7 +51,7 @@ def test_any_block_form_and_scheme(
 
 @given(
     num_steps=st.integers(1, 24),
-    options=solver_options(levels=st.integers(1, 3), coarsening=st.integers(3, 6)),
+    options=solver_options(levels=3, coarsening=(3, 6)),
     convolutions=st.sampled_from([1, 2]),
     bias=st.booleans(),
     seed=seeds,

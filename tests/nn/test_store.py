@@ -138,7 +138,7 @@ def test_stores_compute_the_same_inexact_gradients(
 def test_recomputation_costs_one_forward_sweep_for_each_adjoint_sweep(
     num_steps: int, coarsening: int, chunk: int | None, cycles: int, relaxation: Any, initial_guess: Any
 ) -> None:
-    """N − ⌊N/m⌋ forward evaluations for the guess's sweep, for 1 (F) or 2 (FCF) in each cycle, and for the gradients."""
+    """N − ⌊N/m⌋ each: for the guess's sweep, for 1 (F) or 2 (FCF) in each cycle, and for the gradients."""
     solver = MGRIT(
         coarsening=coarsening,
         relaxation=relaxation,

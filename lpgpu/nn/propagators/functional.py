@@ -95,7 +95,7 @@ def _batched(phi: Callable[..., Tensor], *arguments) -> Tensor:
         raise RuntimeError(
             f"torch.vmap cannot batch this block over the layers: {error}\n"
             "A block must be a pure function of its input: write data-dependent branches with torch.where, keep values "
-            "as tensors (no .item()), leave out dropout and other random draws (or use eval mode), and use GroupNorm or "
+            "as tensors (no .item()), leave out dropout and other random draws (or use eval mode), use GroupNorm or "
             "LayerNorm instead of BatchNorm"
         ) from error
 

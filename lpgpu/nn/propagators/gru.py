@@ -12,7 +12,7 @@ from lpgpu.nn.propagators.layers import Layers, Linearisation
 class GRULayers(Layers):
     """h_{k+1} = cell(x_k, h_k): states [T + 1, B, H], the inputs' products `x` [T, B, 3H], weights shared by all steps.
 
-    A step's parameters, as the adjoint sees them, are x_k and the product W h_k + b: weight gradients come from theirs.
+    A step's parameters, as the adjoint sees them, are x_k and q_k; the weights' gradients come from theirs.
     """
 
     has_diagonal = True

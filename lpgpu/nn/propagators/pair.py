@@ -147,7 +147,7 @@ class _Gather:
         if not self.gradients:
             self.gradients = [None if d is None else d.new_empty(self.num_layers, *d.shape[1:]) for d in gradients]
         for whole, part in zip(self.gradients, gradients, strict=True):
-            if whole is not None:
+            if whole is not None and part is not None:
                 whole[layers] = part
 
 
