@@ -17,10 +17,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 SUBSET = [
     "tests/mgrit/test_exactness.py::test_exactness_travels_with_the_cycles",
+    "tests/mgrit/test_exactness.py::test_enough_cycles_are_serial_propagation",
     "tests/mgrit/test_exactness.py::test_one_cycle_too_few_is_not_exact",
     "tests/nn/test_exactness.py::test_without_cycles_the_coarse_guess_is_the_coarsest_network",
     "tests/nn/test_exactness.py::test_the_adjoint_is_linearised_where_the_forward_solve_ended",
-    "tests/nn/test_exactness.py::test_one_level_is_serial",
 ]
 
 

@@ -132,6 +132,12 @@ class TestBlocks:
         else:
             assert len(list(net.parameters())) == 3
 
+    def test_parameters_shared_by_layers_are_refused(self) -> None:
+        """A network that shares weights over depth would silently get a copy for each layer."""
+        shared = nn.Linear(WIDTH, WIDTH)
+        with pytest.raises(ValueError, match="shar"):
+            LayerParallel(None, lambda: nn.Sequential(shared, nn.Tanh()), 4, 1.0)
+
     def test_its_own_error_arrives_as_it_is(self) -> None:
         def block() -> nn.Module:
             raise KeyError("weights.pt")

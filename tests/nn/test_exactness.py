@@ -14,7 +14,7 @@ from lpgpu.mgrit import AllPoints, solve
 from lpgpu.nn import ConvBlock, DenseBlock
 from lpgpu.nn.propagators import ForwardPropagator, layers_of
 from tests.assertions import assert_close_relative, assert_equals_serial, derivatives, relative_error, serial_oracle
-from tests.nn.networks import BLOCKS, WIDTH, inputs, network
+from tests.nn.networks import BLOCKS, WIDTH, exactly, inputs, network
 from tests.settings import exact_solver, seeds, solver_options, steps
 
 # at rounding level nothing may be called divergence
@@ -140,6 +140,18 @@ def test_without_cycles_the_coarse_guess_is_the_coarsest_network(
     y, expected = net(x), coarsest(x)
     assert_close_relative(y, expected, "y")
     assert_close_relative(*(torch.autograd.grad(each, x, weight)[0] for each in (y, expected)), "dx")
+
+
+def test_activations_in_place_are_a_blocks_own_business() -> None:
+    net = network(lambda: nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(inplace=True)), solver=exactly())
+    assert_equals_serial(net, inputs())
+
+
+def test_parametrised_blocks() -> None:
+    def block() -> nn.Module:
+        return nn.Sequential(nn.utils.parametrizations.orthogonal(nn.Linear(WIDTH, WIDTH)), nn.Tanh())
+
+    assert_equals_serial(network(block, solver=exactly()), inputs())
 
 
 def test_the_block_class_is_no_special_case() -> None:

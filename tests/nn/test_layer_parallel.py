@@ -21,7 +21,6 @@ from tests.assertions import (
 )
 from tests.nn.networks import BLOCKS, WIDTH, Pendulum, exactly, inputs, mlp, network
 
-
 # none of these solves diverges, so none may say so
 pytestmark = pytest.mark.filterwarnings("error::lpgpu.DivergenceWarning")
 
