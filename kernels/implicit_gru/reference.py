@@ -48,8 +48,7 @@ def advance(
     q = y_KBG[..., 2 * width :]
     rz = torch.add(x_KBG[..., : 2 * width], y_KBG[..., : 2 * width]).sigmoid_()
     r, z = rz[..., :width], rz[..., width:]
-    # tanh y = 2σ(2y) − 1: on a CPU σ takes a quarter of tanh's time
-    n = torch.addcmul(x_KBG[..., 2 * width :], r, q).mul_(2).sigmoid_().mul_(2).sub_(1)
+    n = torch.addcmul(x_KBG[..., 2 * width :], r, q).tanh_()
     d = torch.rsub(z, dt, alpha=dt)
     if formulation == "implicit":
         torch.addcmul(h_KBH, d, n, out=out)

@@ -2,6 +2,9 @@
 
 from lpgpu.data.dataset import Dataset
 from lpgpu.data.digits import load_digits
+from lpgpu.data.errors import DataError
 from lpgpu.data.peaks import load_peaks
+from lpgpu.data.seq_digits import load_seq_digits
+from lpgpu.data.uci_har import load_uci_har
 
-__all__ = ["Dataset", "load_digits", "load_peaks"]
+__all__ = ["DataError", "Dataset", "load_digits", "load_peaks", "load_seq_digits", "load_uci_har"]

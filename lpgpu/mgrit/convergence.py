@@ -81,9 +81,11 @@ def diagnose(squared_norms: list[Tensor], states: States, *, what: str, on_diver
     Raises:
         DivergenceError: when that is so and `on_divergence` is "raise".
     """
-    largest = [states.c_points.abs().max(), states.end.abs().max()] if states.end.numel() else []
+    if not states.end.numel():
+        return  # an empty batch shows nothing
+    largest = [states.c_points.abs().max(), states.end.abs().max()]
     dtype = torch.promote_types(states.u.dtype, torch.float32)
-    figures = torch.stack([figure.to(dtype) for figure in (*squared_norms, *largest)] or [torch.zeros(())])
+    figures = torch.stack([figure.to(dtype) for figure in (*squared_norms, *largest)])
     host, ready = _to_host(figures)
     entries, eps = states.c_points.numel(), torch.finfo(states.u.dtype).eps
     _pending.append(_Diagnosis(host, len(squared_norms), entries, eps, what, on_divergence, ready))

@@ -76,21 +76,25 @@ class MGRIT:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(map(repr, allowed))}")
-        for m in self.coarsening_per_level:
+        for name in ("coarsening", "relaxation"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))  # frozen means hashable too
+        for m in _values("coarsening", self.coarsening, int, self.levels - 1):
             _at_least("coarsening", m, 2)
-        for relaxation in self.relaxation_per_level:
+        for relaxation in _values("relaxation", self.relaxation, str, self.levels - 1):
             if relaxation not in ("F", "FCF"):
                 raise ValueError(f"relaxation is {relaxation!r}; expected 'F' or 'FCF'")
 
     @property
     def coarsening_per_level(self) -> tuple[int, ...]:
         """m of each level but the coarsest, finest first."""
-        return _per_level("coarsening", self.coarsening, int, self.levels - 1)
+        return (self.coarsening,) * (self.levels - 1) if isinstance(self.coarsening, int) else tuple(self.coarsening)
 
     @property
     def relaxation_per_level(self) -> tuple[Relaxation, ...]:
         """The relaxation of each level but the coarsest, finest first."""
-        return _per_level("relaxation", self.relaxation, str, self.levels - 1)
+        relaxation = self.relaxation
+        return (relaxation,) * (self.levels - 1) if isinstance(relaxation, str) else tuple(relaxation)  # pyright: ignore
 
     def hierarchy(self, num_steps: int) -> Hierarchy:
         """The grids of a network of `num_steps` layers."""
@@ -120,9 +124,10 @@ def _at_least(name: str, value: object, least: int) -> None:
         raise ValueError(f"{name} is {value}; expected at least {least}")
 
 
-def _per_level(name: str, value, scalar: type, count: int) -> tuple:
+def _values(name: str, value: object, scalar: type, count: int) -> tuple:
+    """The values of an option that is one, or one for each level but the coarsest."""
     if isinstance(value, scalar):
-        return (value,) * count
+        return (value,)
     if not isinstance(value, Sequence) or len(value) != count:
         raise ValueError(f"{name} is {value!r}; expected one value, or {count} of them (levels − 1), finest first")
     return tuple(value)

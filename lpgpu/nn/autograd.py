@@ -84,6 +84,12 @@ class Propagated:
         self.release_scratch()
         return lam.end.clone(memory_format=torch.contiguous_format), gradients
 
+    def token(self) -> Tensor:
+        """A tensor to save for backward in this object's place: autograd lets go of it as of all that it saves."""
+        token = torch.empty(0)
+        token.propagated = self  # pyright: ignore[reportAttributeAccessIssue]
+        return token
+
     def release_scratch(self) -> None:
         """Keep between the calls only what is stored."""
         if isinstance(self.u, CPointsOnly):
@@ -100,17 +106,17 @@ class PropagateEnd(torch.autograd.Function):
     def forward(
         ctx, propagation: Propagation, layers_for: Callable[..., Layers], x: Tensor, *parameters: Tensor
     ) -> Tensor:
-        ctx.propagated = propagation.forward(layers_for(parameters), x, keep=any(ctx.needs_input_grad))
-        ctx.propagated.release_scratch()
-        ctx.save_for_backward(*parameters)  # raises when a parameter was changed in place before backward
-        return ctx.propagated.end()
+        propagated = propagation.forward(layers_for(parameters), x, keep=any(ctx.needs_input_grad))
+        propagated.release_scratch()
+        ctx.save_for_backward(propagated.token(), *parameters)  # parameters: to raise when one was changed in place
+        return propagated.end()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        _ = ctx.saved_tensors
+        propagated = ctx.saved_tensors[0].propagated
         wanted = ctx.needs_input_grad[3:]
-        dx, dtheta = ctx.propagated.adjoint(gradients[0], None, parameters=any(wanted))
+        dx, dtheta = propagated.adjoint(gradients[0], None, parameters=any(wanted))
         return None, None, dx, *(dtheta if any(wanted) else (None,) * len(wanted))
 
 
@@ -131,18 +137,18 @@ class PropagateSequence(torch.autograd.Function):
         w: Tensor,
         b: Tensor | None,
     ) -> Tensor:
-        ctx.propagated = propagation.forward(layers_for(x, w, b), h_0, keep=any(ctx.needs_input_grad))
-        h = ctx.propagated.all_points()
-        ctx.save_for_backward(x, w, b, h)  # raises when one of them was changed in place before backward
+        propagated = propagation.forward(layers_for(x, w, b), h_0, keep=any(ctx.needs_input_grad))
+        h = propagated.all_points()
+        ctx.save_for_backward(propagated.token(), h, x, w, b)  # the last three: to raise when one was changed in place
         return h[1:].clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        _, _, b, h = ctx.saved_tensors
+        token, h, _, _, b = ctx.saved_tensors
         (dloss_dh,) = gradients
         g = torch.cat([torch.zeros_like(dloss_dh[:1]), dloss_dh])
-        dh_0, (dx, dq) = ctx.propagated.adjoint(dloss_dh[-1], g, parameters=True)
+        dh_0, (dx, dq) = token.propagated.adjoint(dloss_dh[-1], g, parameters=True)
         dy = dx.flatten(0, 1).clone()  # W h + b enters the gates r and z as x does, but n through q
         dy[:, 2 * dq.shape[-1] :] = dq.flatten(0, 1)
         dw = dy.T @ h[:-1].flatten(0, 1)

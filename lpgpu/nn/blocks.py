@@ -41,6 +41,12 @@ class DenseBlock(nn.Module):
         self.linear = nn.Linear(width, width, bias=bias, device=device, dtype=dtype)
         self.activation = Activate(activation)
 
+    def check_state(self, u: Tensor) -> None:
+        """Raise ValueError unless `u` is a state of this block, [..., width]."""
+        width = self.linear.in_features
+        if u.shape[-1] != width:
+            raise ValueError(f"x is {tuple(u.shape)}; DenseBlock({width}) takes states [..., {width}]")
+
     def forward(self, u: Tensor) -> Tensor:
         """f(u); `u` and the result are [..., width]."""
         return self.activation(self.linear(u))
@@ -67,6 +73,7 @@ class ConvBlock(nn.Module):
     ) -> None:
         super().__init__()
         _positive("channels", channels)
+        self.channels = channels
         if convolutions not in (1, 2):
             raise ValueError(f"convolutions is {convolutions!r}; expected 1 or 2")
         self.convolutions = nn.ModuleList(
@@ -74,6 +81,12 @@ class ConvBlock(nn.Module):
             for _ in range(convolutions)
         )
         self.activation = Activate(activation)
+
+    def check_state(self, u: Tensor) -> None:
+        """Raise ValueError unless `u` is a state of this block, [batch, channels, height, width], or of one image."""
+        c = self.channels
+        if u.ndim not in (3, 4) or u.shape[-3] != c:
+            raise ValueError(f"x is {tuple(u.shape)}; ConvBlock({c}) takes states [batch, {c}, height, width]")
 
     def forward(self, u: Tensor) -> Tensor:
         """f(u); `u` and the result are [batch, channels, height, width]."""

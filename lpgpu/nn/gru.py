@@ -103,14 +103,16 @@ class GRU(nn.GRU):
             TypeError: for a PackedSequence.
         """
         x, hx, batched = self._checked(input, hx)
-        padded = None if lengths is None else _padding(lengths, x)
+        lengths = None if lengths is None else _checked_lengths(lengths, x)
+        padded = None if lengths is None else (torch.arange(len(x), device=x.device)[:, None] >= lengths)[..., None]
         last_states = []
         for layer in range(self.num_layers):
             directions = []
             for reverse in range(self._directions):
                 which = layer * self._directions + reverse
                 states = self._solve(x, hx[which], padded, which, reverse=bool(reverse))
-                last_states.append(states[-1])
+                # in reverse every sequence ends at its first element
+                last_states.append(states[-1] if lengths is None or reverse else _at(states, lengths))
                 directions.append(states.flip(0) if reverse else states)
             x = torch.cat(directions, -1) if self.bidirectional else directions[0]
             if padded is not None:
@@ -184,12 +186,17 @@ class GRU(nn.GRU):
         return x, hx, batched
 
 
-def _padding(lengths: Tensor, x: Tensor) -> Tensor:
-    """Where `x` [T, B, ...] is padding: [T, B, 1]."""
+def _checked_lengths(lengths: Tensor, x: Tensor) -> Tensor:
+    """`lengths` [B] on the device of `x` [T, B, ...], where they fit it."""
     steps, batch = x.shape[:2]
     lengths = torch.as_tensor(lengths, device=x.device)
     if lengths.dtype.is_floating_point or lengths.dtype == torch.bool or lengths.shape != (batch,):
         raise ValueError(f"lengths is {lengths.dtype} {tuple(lengths.shape)}; expected integers, ({batch},)")
     if batch and (int(lengths.min()) < 1 or int(lengths.max()) > steps):
         raise ValueError(f"lengths go from {int(lengths.min())} to {int(lengths.max())}; expected 1 to {steps}")
-    return (torch.arange(steps, device=x.device).unsqueeze(1) >= lengths).unsqueeze(-1)
+    return lengths.long()
+
+
+def _at(states: Tensor, lengths: Tensor) -> Tensor:
+    """h at each sequence's length: [B, H] of h_1 … h_T, [T, B, H]."""
+    return states[lengths - 1, torch.arange(len(lengths), device=states.device)]

@@ -111,7 +111,10 @@ class LayerParallel(nn.Module):
             with layer_weights(self.layers, layer):
                 block = copy.deepcopy(self.layers)
             steps.append(Step(block, self.dt, self.scheme, self.form))
-        return nn.Sequential(*steps)
+        sequential = nn.Sequential(*steps)
+        for module in (sequential, *steps):
+            module.training = self.training  # not .train(): the blocks keep the modes their copies came with
+        return sequential
 
     def extra_repr(self) -> str:
         step = f"scheme={self.scheme!r}" if self.form == "rhs" else "form='step'"

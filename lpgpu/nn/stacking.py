@@ -15,7 +15,7 @@ def stack(block: Callable[[], nn.Module], num_layers: int) -> nn.Module:
 
     Raises:
         TypeError: when `block` is not callable, or does not build modules.
-        ValueError: when the modules differ in structure, are the same object, or keep running statistics.
+        ValueError: when the modules differ in structure, share parameters, or keep running statistics.
     """
     if not callable(block) or isinstance(block, nn.Module):
         raise TypeError(
@@ -24,24 +24,34 @@ def stack(block: Callable[[], nn.Module], num_layers: int) -> nn.Module:
         )
     seed = int(torch.randint(2**62, ()))
     modules = [_built(block, seed + k) for k in range(num_layers)]
-    stacked = modules[0]
     _check_uniform(modules)
+    stacked: dict[int, Tensor] = {}  # by the identity of layer 0's tensor: what is tied within a layer stays tied
     for owner, name, tensors in list(_slots(modules)):
-        values = torch.stack([tensor.detach() for tensor in tensors])
-        is_parameter = isinstance(tensors[0], nn.Parameter)
-        _put(owner, name, nn.Parameter(values, tensors[0].requires_grad) if is_parameter else values)
-    return stacked
+        first = tensors[0]
+        if id(first) not in stacked:
+            if isinstance(first, nn.Parameter) and any(tensor is first for tensor in tensors[1:]):
+                raise ValueError(
+                    f"the layers share their parameter {name!r}; every layer must have its own: build it inside block()"
+                )
+            values = torch.stack([tensor.detach() for tensor in tensors])
+            is_parameter = isinstance(first, nn.Parameter)
+            stacked[id(first)] = nn.Parameter(values, first.requires_grad) if is_parameter else values
+        _put(owner, name, stacked[id(first)])
+    return modules[0]
 
 
 @contextmanager
 def layer_weights(stacked: nn.Module, layer: int) -> Iterator[None]:
     """Within the context `stacked` has the parameters and buffers of one layer (detached copies)."""
     slots = [(owner, name, tensors[0]) for owner, name, tensors in _slots([stacked])]
+    of_layer: dict[int, Tensor] = {}
     try:
         for owner, name, tensor in slots:
-            values = tensor.detach()[layer].clone()
-            is_parameter = isinstance(tensor, nn.Parameter)
-            _put(owner, name, nn.Parameter(values, tensor.requires_grad) if is_parameter else values)
+            if id(tensor) not in of_layer:
+                values = tensor.detach()[layer].clone()
+                is_parameter = isinstance(tensor, nn.Parameter)
+                of_layer[id(tensor)] = nn.Parameter(values, tensor.requires_grad) if is_parameter else values
+            _put(owner, name, of_layer[id(tensor)])
         yield
     finally:
         for owner, name, tensor in slots:
@@ -69,13 +79,14 @@ def _check_uniform(modules: list[nn.Module]) -> None:
     for k, module in enumerate(modules[1:], start=1):
         if module is modules[0]:
             raise ValueError("block() returned the same module twice; it must build a new one at every call")
-        if _signature(module) != first:
-            raise ValueError(f"block() built layer {k} unlike layer 0: {_signature(module)} against {first}")
+        if (signature := _signature(module)) != first:
+            raise ValueError(f"block() built layer {k} unlike layer 0:\n{signature}\nagainst\n{first}")
 
 
-def _signature(module: nn.Module) -> list[tuple[str, tuple[int, ...], str]]:
+def _signature(module: nn.Module) -> str:
     named: list[tuple[str, Tensor]] = [*module.named_parameters(), *module.named_buffers()]
-    return [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in named]
+    tensors = (f"{name}: {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in named)
+    return "\n".join((repr(module), *tensors))
 
 
 def _slots(modules: list[nn.Module]) -> Iterator[tuple[nn.Module, str, list[Tensor]]]:

@@ -21,7 +21,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "coarsening in words": ({"coarsening": "4"}, ["coarsening is '4'"]),
     "one of the coarsenings": ({"levels": 3, "coarsening": (4, 1)}, ["coarsening is 1", "at least 2"]),
     "too few coarsenings": ({"levels": 4, "coarsening": (4, 4)}, ["coarsening is (4, 4)", "3 of them"]),
-    "too many coarsenings": ({"levels": 2, "coarsening": [4, 4]}, ["coarsening is [4, 4]", "1 of them"]),
+    "too many coarsenings": ({"levels": 2, "coarsening": [4, 4]}, ["coarsening is", "1 of them"]),
     "coarsening by a dict": ({"coarsening": {0: 4}}, ["coarsening is {0: 4}"]),
     "no coarsening": ({"coarsening": None}, ["coarsening is None"]),
     "negative iterations": ({"iterations": -1}, ["iterations is -1", "at least 0"]),

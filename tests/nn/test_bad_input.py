@@ -131,6 +131,8 @@ class TestBlocks:
             assert_mentions(error, ["0.weight", "2.weight"])
         else:
             assert len(list(net.parameters())) == 3
+            net.solver = exactly()
+            assert_equals_serial(net, inputs())
 
     def test_parameters_shared_by_layers_are_refused(self) -> None:
         """A network that shares weights over depth would silently get a copy for each layer."""

@@ -52,7 +52,7 @@ class TestWhichPathIsTaken:
             (DenseBlock(3), (2, 3), "rk4", "rhs"),
             (DenseBlock(3), (2, 3), "euler", "step"),
             (DenseLike(3), (2, 3), "euler", "rhs"),
-            (ConvBlock(3), (3, 4, 4), "euler", "rhs"),
+            (ConvBlock(3), (2, 3, 4, 4), "rk4", "rhs"),
             (ConvLike(3), (2, 3, 4, 4), "euler", "rhs"),
             (nn.Linear(3, 3), (2, 3), "euler", "rhs"),
         ],

@@ -83,9 +83,13 @@ class TestValues:
         assert y.shape == (0, WIDTH)
         assert all(torch.equal(gradient, torch.zeros_like(gradient)) for gradient in gradients(net))
 
-    @pytest.mark.parametrize("shape", [(WIDTH,), (2, 3, WIDTH), (2, 1, 3, WIDTH)])
-    def test_states_of_any_shape(self, shape: tuple[int, ...]) -> None:
+    @pytest.mark.parametrize("shape", [(2, 3, WIDTH), (2, 1, 3, WIDTH)])
+    def test_dense_states_of_more_dimensions(self, shape: tuple[int, ...]) -> None:
         assert_equals_serial(network(solver=exactly()), inputs(*shape))
+
+    @pytest.mark.parametrize("shape", [(5,), (2, 3), (2, 3, 4, 5)])
+    def test_states_of_any_shape(self, shape: tuple[int, ...]) -> None:
+        assert_equals_serial(network(Pendulum, solver=exactly()), inputs(*shape))
 
     def test_an_input_in_another_memory_order(self) -> None:
         net = network(solver=exactly())

@@ -18,7 +18,12 @@ def layers_of(block: nn.Module, parameters: dict[str, Tensor], x: Tensor, scheme
 
     A dense or convolutional block takes its own kernels where these apply: Euler's scheme, and states of two (dense) or
     four dimensions (convolution). A subclass may compute something else, so it takes the general path.
+
+    Raises:
+        ValueError: when `x` is no state of a dense or convolutional block.
     """
+    if isinstance(block, DenseBlock | ConvBlock):
+        block.check_state(x)
     kernel_applies = form == "rhs" and scheme == "euler"
     if kernel_applies and type(block) is DenseBlock and x.ndim == 2:
         return DenseLayers(parameters["linear.weight"], parameters.get("linear.bias"), block.activation.name)
