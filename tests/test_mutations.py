@@ -7,7 +7,7 @@ import pytest
 from tests import mutations
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(240)
 def test_every_fault_is_noticed(capsys: pytest.CaptureFixture[str]) -> None:
     status = mutations.main()
     assert status == 0, capsys.readouterr().out

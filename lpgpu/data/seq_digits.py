@@ -11,7 +11,7 @@ STEPS = 64
 
 
 def load_seq_digits() -> Dataset:
-    """1437 training and 360 test sequences, float32 `[n, 64, 1]` in [0, 1]: the images of `load_digits` and its split."""
+    """1437 training and 360 test sequences, float32 `[n, 64, 1]`: the images of `load_digits`, same split."""
     images = load_digits()
     return replace(images, train_inputs=_rows(images.train_inputs), test_inputs=_rows(images.test_inputs))
 

@@ -27,11 +27,11 @@ def initial_guess(levels: Sequence[Level], kind: str) -> None:
         _from_coarsest(levels)
 
 
-def _constant(level: Level) -> None:
+def _constant(level: Level, *, before_restriction: bool = False) -> None:
     given = level.states.start.clone()
     level.states.c_points.copy_(given.new_zeros(()) if level.grid.reverse else given)
     level.states.start.copy_(given)
-    first_f_relax(level)
+    first_f_relax(level, before_restriction=before_restriction)
 
 
 def _from_coarsest(levels: Sequence[Level]) -> None:
@@ -48,7 +48,7 @@ def _from_coarsest(levels: Sequence[Level]) -> None:
 
 def _from_zero(levels: Sequence[Level]) -> None:
     fine, *coarser = levels
-    _constant(fine)
+    _constant(fine, before_restriction=True)
     restrict(fine, coarser[0])
     v_cycle(coarser)
     correct(fine, coarser[0])

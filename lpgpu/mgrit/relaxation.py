@@ -12,14 +12,19 @@ def relax(level: Level, *, f_points_current: bool) -> None:
         first_f_relax(level)
     if level.relaxation == "FCF":
         c_relax(level)
-        f_relax(level)
+        f_relax(level, before_restriction=True)
 
 
-def f_relax(level: Level, *, full_intervals_only: bool = False) -> None:
-    """Propagate each interval's C-point through its F-points."""
-    positions = level.grid.f_positions
+def f_relax(level: Level, *, full_intervals_only: bool = False, before_restriction: bool = False) -> None:
+    """Propagate each interval's C-point through its F-points.
+
+    The Jacobians' products that Δ wants are taken `before_restriction`; with F-relaxation that is every sweep, as the
+    one that ends a cycle also begins the next.
+    """
+    take_products = before_restriction or level.relaxation == "F"
     windows = [w for w in level.states.windows() if not (full_intervals_only and w == level.grid.short_window)]
-    level.deepen(max((_sweep(level, window, positions) for window in windows), default=0))
+    steps = [_sweep(level, window, level.grid.f_positions, take_products=take_products) for window in windows]
+    level.deepen(max(steps, default=0))
 
 
 def c_relax(level: Level) -> None:
@@ -34,14 +39,14 @@ def c_relax(level: Level) -> None:
     level.deepen(1)
 
 
-def first_f_relax(level: Level) -> None:
+def first_f_relax(level: Level, *, before_restriction: bool = False) -> None:
     """The F-relaxation that enters a level: in reverse, a short last interval first, onto its C-point.
 
     That interval starts at the given point N, which is no C-point, and leads to the C-point that the coarse grid starts
     from; swept once from end to end it is exact.
     """
     sweep_short_interval(level)
-    f_relax(level, full_intervals_only=level.grid.reverse)
+    f_relax(level, full_intervals_only=level.grid.reverse, before_restriction=before_restriction)
 
 
 def sweep_short_interval(level: Level) -> None:
@@ -55,7 +60,7 @@ def solve_serially(level: Level) -> None:
     level.deepen(sum(_sweep(level, window, level.grid.all_positions) for window in level.states.windows()))
 
 
-def _sweep(level: Level, window: Window, positions: Iterable[int]) -> int:
-    products = None if level.products is None else level.products[window.intervals]
+def _sweep(level: Level, window: Window, positions: Iterable[int], *, take_products: bool = False) -> int:
+    products = level.products[window.intervals] if take_products and level.products is not None else None
     with level.states.open(window) as u:
         return level.propagator.sweep(window, positions, u, level.g, level.delta, products)

@@ -61,3 +61,17 @@ def test_vjp_and_parameter_gradient(activation: str, bias: bool, order: Order) -
     if bias:
         assert_close_relative(db, expected[2], "db")
     assert torch.equal(lam, before)
+
+
+def test_diagonal(activation: str, bias: bool, order: Order) -> None:
+    u, w, b, _ = problem(order, bias)
+    kept = dense_step.kept(u, w, b, activation)
+    out = poisoned_like(u)
+    dense_step.diagonal(kept, w, DT, activation, out)
+    for k in range(LAYERS):
+        for row in range(BATCH):
+            jacobian = torch.autograd.functional.jacobian(
+                lambda v, k=k: plain(v[None, None], w[k, None], None if b is None else b[k, None], activation)[0, 0],
+                u[k, row].contiguous(),
+            )
+            assert_close_relative(out[k, row], jacobian.diagonal())  # pyright: ignore

@@ -68,8 +68,12 @@ def assert_same(
         shapes = dict(zip(("output", "h_n"), run(x, h_0), strict=True))
     loss = {name: torch.randn_like(shapes[name]) for name in sees}
     right = results(oracle or partial(expected, **call), expected, x, h_0, loss)
+    start = sum(map(torch.linalg.vector_norm, loss.values()))
     for name, result in results(run, came, x, h_0, loss).items():
-        assert_close_relative(result, right[name], name, tolerance=tolerance)
+        allowed = TOLERANCE[result.dtype] if tolerance is None else tolerance
+        if name == "gradient of h_0":  # it has decayed over the whole sequence, its rounding has not
+            allowed *= max(1.0, float(start / torch.linalg.vector_norm(right[name])))
+        assert_close_relative(result, right[name], name, tolerance=allowed)
 
 
 def loop(gru: GRU, x: Tensor, h_0: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -151,7 +155,7 @@ class TestClassic:
             x = x.transpose(0, 1)
         if not batched:
             x, h_0 = x.select(0 if batch_first else 1, 0), h_0[:, 0]
-        assert_same(ours, theirs, x, h_0 if given_h_0 else None, tolerance=TOLERANCE[dtype])
+        assert_same(ours, theirs, x, h_0 if given_h_0 else None)
 
     @pytest.mark.parametrize("num_layers", [1, 2, 3])
     @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])

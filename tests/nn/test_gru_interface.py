@@ -218,8 +218,9 @@ class TestGraphs:
                 loss.backward()
 
         step()
+        step()  # from now on every gradient has a Python object
         before = live_tensors()
-        for _ in range(5):
+        for _ in range(3):
             step()
         assert live_tensors() <= before
 
@@ -347,13 +348,13 @@ class TestWeightsFromElsewhere:
         assert all(parameter.grad is not None for parameter in gru.parameters())
 
     def test_an_optimizer_trains_as_it_does_with_the_serial_solve(self) -> None:
-        x = inputs(64)
+        x = inputs(32)
         target = x.cumsum(0)[..., :1].tanh()
 
         def losses(gru: GRU, closing: nn.Linear) -> list[float]:
             optimizer = torch.optim.Adam([*gru.parameters(), *closing.parameters()], lr=2e-2)
             history = []
-            for _ in range(30):
+            for _ in range(20):
                 optimizer.zero_grad()
                 loss = F.mse_loss(closing(gru(x)[0]), target)
                 loss.backward()
@@ -365,7 +366,7 @@ class TestWeightsFromElsewhere:
         serial = copy.deepcopy(gru)
         serial.solver = Serial()
         expected = losses(serial, copy.deepcopy(closing))
-        assert expected[-1] < expected[0] / 2
+        assert expected[-1] < 0.9 * expected[0]
         assert losses(gru, closing) == pytest.approx(expected, rel=0.05)
 
 
