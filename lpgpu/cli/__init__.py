@@ -1,4 +1,4 @@
-"""The command line: `lpgpu train RECIPE`, `lpgpu info`, `lpgpu plot RUN`."""
+"""The command line: `lpgpu train RECIPE`, `lpgpu compare RECIPE`, `lpgpu info`, `lpgpu plot RUN`."""
 
 from lpgpu.cli.app import main
 

@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lpgpu.cli import info, training
+from lpgpu.cli import comparing, info, training
+from lpgpu.data import DataError
 from lpgpu.train import InputError, TrainingDivergedError, draw_plots
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -20,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         arguments.command(arguments)
-    except InputError as error:
+    except (InputError, DataError) as error:
         return _fail(EXIT_USAGE, f"error: {error}")
     except TrainingDivergedError as error:
         return _fail(EXIT_FAILED, f"error: training diverged: {error}")
@@ -33,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lpgpu", description="Train deep networks layer-parallel, with multigrid.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     training.add_command(commands)
+    comparing.add_command(commands)
     about = commands.add_parser("info", help="versions, devices, and which kernels would run")
     about.set_defaults(command=lambda _: print(info.describe()))
     plot = commands.add_parser("plot", help="draw the plots of a run again, finished or not")

@@ -1,7 +1,8 @@
 """`lpgpu train RECIPE [options]`: the options come from the recipe's dataclass."""
 
 import argparse
-from dataclasses import replace
+from collections.abc import Collection
+from dataclasses import Field, replace
 from pathlib import Path
 from shlex import quote
 from types import NoneType
@@ -21,24 +22,28 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         options.add_argument(
             "--resume", metavar="RUN_DIR", type=Path, help="continue that run after its last finished epoch"
         )
-        _add_options(options, recipe.defaults)
+        add_options(options, recipe.defaults)
         options.set_defaults(command=_train)
 
 
-def _add_options(parser: argparse.ArgumentParser, defaults: TrainOptions) -> None:
+def add_options(parser: argparse.ArgumentParser, defaults: TrainOptions, *, without: Collection[str] = ()) -> None:
     """One argument for each field. Absent ones stay absent, so that a resumed run knows what was asked for."""
     for field, hint in defaults.typed_fields():
+        if field.name in without:
+            continue
         default = getattr(defaults, field.name)
         parser.add_argument(
             f"--{field.name.replace('_', '-')}",
             default=argparse.SUPPRESS,
             help=field.metadata["help"] + ("" if default is None else f" [{default}]"),
-            **_argument_type(hint),
+            **_argument_type(field, hint),
         )
 
 
-def _argument_type(hint: Any) -> dict[str, Any]:
+def _argument_type(field: Field, hint: Any) -> dict[str, Any]:
     """argparse's words for the type of an option: choices, or a parser and a name for the value."""
+    if field.metadata["parse"] is not None:
+        return {"type": field.metadata["parse"], "metavar": "N[,N…]" if int in get_args(hint) else "NAME[,NAME…]"}
     if get_origin(hint) is Literal:
         return {"choices": get_args(hint)}
     (kind,) = [kind for kind in (get_args(hint) or (hint,)) if kind is not NoneType]
@@ -57,10 +62,15 @@ def _train(arguments: argparse.Namespace) -> None:
     print(format_summary(run, summary))
 
 
+def given_options(recipe: Recipe, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options that the user named."""
+    names = {field.name for field, _ in recipe.defaults.typed_fields()}
+    return {name: value for name, value in vars(arguments).items() if name in names}
+
+
 def _run(recipe: Recipe, arguments: argparse.Namespace) -> Run:
     """A new run, or the one to resume, with the options that were given."""
-    names = {field.name for field, _ in recipe.defaults.typed_fields()}
-    given = {name: value for name, value in vars(arguments).items() if name in names}
+    given = given_options(recipe, arguments)
     if arguments.resume is None:
         return Run.create(recipe, replace(recipe.defaults, **given))
     return Run.resume(arguments.resume, given, recipe_name=recipe.name)

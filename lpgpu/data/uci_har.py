@@ -1,8 +1,8 @@
 """UCI HAR: six activities recognised from 2.56 s of a smartphone's accelerometer and gyroscope, 9 channels, 128 steps.
 
 Source: D. Anguita, A. Ghio, L. Oneto, X. Parra, J. L. Reyes-Ortiz, "A Public Domain Dataset for Human Activity
-Recognition Using Smartphones", ESANN 2013; publications that use the data must cite it. 7352 windows of 21 people train,
-2947 of 9 others test.
+Recognition Using Smartphones", ESANN 2013; publications that use the data must cite it. 7352 windows of 21 people
+train, 2947 of 9 others test.
 
 There is no checksum of the published zip that this project could vouch for, so data are checked by their content
 wherever they come from: shapes, finite values, the number of windows, and the number of windows of every class.

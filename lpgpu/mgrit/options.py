@@ -71,7 +71,8 @@ class MGRIT:
             _at_least("chunk", self.chunk, 1)
         for name in ("tolerance", "adjoint_tolerance"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, float | int) and 0 <= value < math.inf):
+            is_number = isinstance(value, float | int) and not isinstance(value, bool)
+            if value is not None and not (is_number and 0 <= value < math.inf):
                 raise ValueError(f"{name} is {value!r}; expected None or a finite number ≥ 0")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:

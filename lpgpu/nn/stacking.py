@@ -29,7 +29,7 @@ def stack(block: Callable[[], nn.Module], num_layers: int) -> nn.Module:
     for owner, name, tensors in list(_slots(modules)):
         first = tensors[0]
         if id(first) not in stacked:
-            if isinstance(first, nn.Parameter) and any(tensor is first for tensor in tensors[1:]):
+            if isinstance(first, nn.Parameter) and len(set(map(id, tensors))) < num_layers:
                 raise ValueError(
                     f"the layers share their parameter {name!r}; every layer must have its own: build it inside block()"
                 )

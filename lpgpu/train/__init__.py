@@ -1,11 +1,14 @@
 """Training: recipes, their options, the loop, and the folder a run leaves behind.
 
-run = Run.create(find_recipe("digits"), TrainOptions(epochs=2))
+recipe = find_recipe("digits")
+run = Run.create(recipe, replace(recipe.defaults, epochs=2))
 summary = train(run)
 """
 
+from lpgpu.train.compare import Comparison, variants_of
 from lpgpu.train.errors import InputError, TrainingDivergedError
 from lpgpu.train.loop import train
+from lpgpu.train.networks import GRUOptions, ODEOptions
 from lpgpu.train.options import TrainOptions, option
 from lpgpu.train.plots import draw_plots
 from lpgpu.train.recipe import Problem, Recipe
@@ -15,7 +18,10 @@ from lpgpu.train.run import Run
 
 __all__ = [
     "RECIPES",
+    "Comparison",
+    "GRUOptions",
     "InputError",
+    "ODEOptions",
     "Problem",
     "Recipe",
     "Run",
@@ -26,4 +32,5 @@ __all__ = [
     "format_summary",
     "option",
     "train",
+    "variants_of",
 ]

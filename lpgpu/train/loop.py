@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from lpgpu import Serial
 from lpgpu.train.checkpoint import load_checkpoint, save_checkpoint
-from lpgpu.train.errors import InputError
+from lpgpu.train.errors import InputError, TrainingDivergedError
 from lpgpu.train.metrics import (
     Record,
     RunningMean,
@@ -108,9 +109,22 @@ def _save(run: Run, trainer: Trainer) -> None:
     save_checkpoint(run.checkpoint, trainer, {"recipe": run.recipe.name, "options": run.options.to_json()})
 
 
+def _parallel_accuracy(run: Run, trainer: Trainer, accuracy: float) -> float | None:
+    """Test accuracy with the run's MGRIT, whatever trained it; None where the states do not stay finite.
+
+    It is `accuracy` where MGRIT is what the network was tested with.
+    """
+    if run.options.solver == "mgrit":
+        return accuracy
+    try:
+        return trainer.evaluate_with(run.options.mgrit())[1]
+    except TrainingDivergedError:
+        return None
+
+
 def _summary(run: Run, trainer: Trainer) -> dict[str, Any]:
     _, accuracy = trainer.evaluate()
-    _, accuracy_serial = trainer.evaluate_serial()
+    _, accuracy_serial = trainer.evaluate_with(Serial())
     forward, adjoint = residual_histories(trainer.problem, *trainer.first_batch())
     return {
         "kind": "summary",
@@ -118,6 +132,7 @@ def _summary(run: Run, trainer: Trainer) -> dict[str, Any]:
         "epochs": trainer.epoch,
         "test_accuracy": accuracy,
         "test_accuracy_serial": accuracy_serial,
+        "test_accuracy_parallel": _parallel_accuracy(run, trainer, accuracy),
         "forward_residuals": mean_history([forward]),
         "adjoint_residuals": mean_history([adjoint]),
         "forward_reduction": reduction_per_cycle(forward),

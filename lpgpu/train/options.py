@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -13,9 +14,31 @@ from lpgpu import MGRIT, Serial
 from lpgpu.train.errors import InputError
 
 
-def option(default: Any, help: str, *, least: float | None = None, above: float | None = None) -> Any:
-    """A dataclass field with its help text and, for numbers, its bound: `least` is allowed itself, `above` is not."""
-    return dataclasses.field(default=default, metadata={"help": help, "least": least, "above": above})
+def option(
+    default: Any,
+    help: str,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    parse: Callable[[str], Any] | None = None,
+) -> Any:
+    """A dataclass field with its help text and, for numbers, its bound: `least` is allowed itself, `above` is not.
+
+    `parse` reads the value from the command line; without it the type does.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "least": least, "above": above, "parse": parse})
+
+
+def int_per_level(text: str) -> int | tuple[int, ...]:
+    """ "4" → 4, for all levels; "16,4" → (16, 4), finest first. Raises ValueError for anything else."""
+    first, *others = map(int, text.split(","))
+    return (first, *others) if others else first
+
+
+def word_per_level(text: str) -> str | tuple[str, ...]:
+    """ "FCF" → "FCF", for all levels; "FCF,F" → ("FCF", "F"), finest first."""
+    first, *others = text.split(",")
+    return (first, *others) if others else first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,20 +55,24 @@ class TrainOptions:
     learning_rate: float = option(1e-3, "step size of the optimizer", above=0)
     decay: float = option(1.0, "factor on the learning rate after every epoch", above=0)
     tikhonov: float = option(0.0, "weight γ of the penalty γ/2 Σ‖θ‖²", least=0)
-    smoothness: float = option(0.0, "weight γ of the penalty γ/2 Σ‖θ_{k+1} − θ_k‖²/Δt over the layers k", least=0)
 
-    layers: int = option(32, "steps of the ODE network", least=1)
-    channels: int = option(8, "width of the ODE network", least=1)
-    final_time: float = option(1.0, "T: each layer advances by Δt = T / layers", above=0)
-
-    solver: Literal["mgrit", "serial"] = option("mgrit", "layer-parallel propagation, or layer after layer")
+    solver: Literal["mgrit", "serial"] = option("mgrit", "all layers or time steps at once, or one after another")
     levels: int = option(3, "mgrit: the most levels")
-    coarsening: int = option(4, "mgrit: every how many layers a C-point lies")
+    coarsening: int | tuple[int, ...] = option(
+        4,
+        "mgrit: every how many steps a C-point lies; or one number per level, finest first: 16,4",
+        parse=int_per_level,
+    )
     iterations: int = option(2, "mgrit: cycles of the forward solve")
     adjoint_iterations: int = option(1, "mgrit: cycles of the adjoint solve")
-    relaxation: Literal["F", "FCF"] = option("FCF", "mgrit: relaxation")
+    relaxation: str | tuple[str, ...] = option(
+        "FCF", "mgrit: relaxation, F or FCF; or one per level, finest first: FCF,F", parse=word_per_level
+    )
     cycle: Literal["V", "F"] = option("V", "mgrit: cycle")
     store: Literal["all", "c_points"] = option("all", "mgrit: states kept for the adjoint; the others are recomputed")
+    delta: Literal["auto", "diagonal", "none"] = option(
+        "auto", "mgrit: Δ-correction of the coarse grids by Jacobian diagonals; auto is on for recurrent cells alone"
+    )
 
     device: str = option("auto", "cpu, cuda, cuda:1, …; auto is cuda where there is one")
     threads: int = option(0, "CPU threads to compute with; 0 leaves the choice to PyTorch", least=0)
@@ -68,12 +95,21 @@ class TrainOptions:
 
     def layer_solver(self) -> MGRIT | Serial:
         """The solver that propagates through the layers."""
-        names = ("levels", "coarsening", "iterations", "adjoint_iterations", "relaxation", "cycle", "store")
+        mgrit = self.mgrit()
+        return mgrit if self.solver == "mgrit" else Serial()
+
+    def mgrit(self) -> MGRIT:
+        """The iterative solver of these options, whether it trains or not."""
+        names = ("levels", "coarsening", "iterations", "adjoint_iterations", "relaxation", "cycle", "store", "delta")
         try:
-            mgrit = MGRIT(**{name: getattr(self, name) for name in names})
+            return MGRIT(**{name: getattr(self, name) for name in names})
         except ValueError as error:
             raise InputError(str(error)) from error
-        return mgrit if self.solver == "mgrit" else Serial()
+
+    @property
+    def network(self) -> str:
+        """What is trained, in a few words."""
+        return "network"
 
     def torch_device(self) -> torch.device:
         """The device to train on."""
@@ -93,9 +129,8 @@ class TrainOptions:
         return device
 
     def to_json(self) -> dict[str, Any]:
-        """The options as JSON's types; paths become strings."""
-        values = dataclasses.asdict(self)
-        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+        """The options as JSON's types: paths become strings, tuples lists."""
+        return {name: json_value(value) for name, value in dataclasses.asdict(self).items()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
@@ -108,13 +143,23 @@ class TrainOptions:
         for name, value in values.items():
             if isinstance(value, str) and Path in get_args(hints[name]):
                 typed[name] = Path(value)
+            if isinstance(value, list):
+                typed[name] = tuple(value)
         return cls(**typed)
+
+
+def json_value(value: Any) -> Any:
+    """The value of an option as JSON's types."""
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Path) else value
 
 
 def _check(field: dataclasses.Field, hint: Any, value: Any) -> None:
     """Raise `InputError` where `value` is not of the type, or not within the bounds, of the option."""
     expected = _expected(field, hint)
-    allowed = (int, float) if hint is float else get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    kinds = tuple(get_origin(kind) or kind for kind in get_args(hint)) if isinstance(hint, UnionType) else (hint,)
+    allowed = (int, float) if hint is float else kinds
     if get_origin(hint) is Literal:
         good = value in get_args(hint)
     else:
@@ -134,8 +179,15 @@ def _expected(field: dataclasses.Field, hint: Any) -> str:
     """What an option takes, in words: "an integer ≥ 1"."""
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(get_args(hint))
-    names = {int: "an integer", float: "a finite number", str: "a text", Path: "a path", NoneType: "nothing"}
-    words = " or ".join(names[kind] for kind in (get_args(hint) or (hint,)))
+    names = {
+        int: "an integer",
+        float: "a finite number",
+        str: "a text",
+        Path: "a path",
+        NoneType: "nothing",
+        tuple: "several",
+    }
+    words = " or ".join(names[get_origin(kind) or kind] for kind in (get_args(hint) or (hint,)))
     for sign, bound in (("≥", field.metadata["least"]), (">", field.metadata["above"])):
         words += "" if bound is None else f" {sign} {bound}"
     return words

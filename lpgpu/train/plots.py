@@ -24,14 +24,14 @@ def draw_plots(folder: Path) -> list[Path]:
         raise InputError(f"{folder / METRICS} holds no finished epoch: there is nothing to plot yet")
     drawn = []
     for name, draw, panels in (("curves", _curves, 2), ("residuals", _residuals, 2), ("timing", _timing, 1)):
-        figure, axes = _figure(panels)
+        figure, axes = new_figure(panels)
         draw(axes, records)
         drawn.append(folder / f"{name}.png")
         figure.savefig(drawn[-1], dpi=120)
     return drawn
 
 
-def _figure(panels: int):
+def new_figure(panels: int):
     """A figure with panels side by side. Without pyplot: no window system is asked for, no global state is left."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second to import: only who plots pays
     from matplotlib.figure import Figure

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
-from lpgpu import LayerParallel
+from lpgpu import GRU, LayerParallel
 from lpgpu.data import Dataset
 from lpgpu.train.options import TrainOptions
+
+Propagated = LayerParallel | GRU  # what is solved: over its layers, or over the steps of a sequence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,15 +19,18 @@ class Problem:
 
     Attributes:
         network: maps inputs `[batch, ...]` to class scores `[batch, classes]`.
-        layers: the layer-parallel part of `network`: its solver is exchanged, its solves are recorded.
         dataset: inputs and labels.
         loss: (scores, labels) → mean loss, a scalar.
     """
 
     network: nn.Module
-    layers: LayerParallel
     dataset: Dataset
     loss: Callable[[Tensor, Tensor], Tensor] = nn.functional.cross_entropy
+
+    @property
+    def propagated(self) -> list[Propagated]:
+        """The parts of `network` that are solved, in order: their solver is exchanged, their solves are recorded."""
+        return [module for module in self.network.modules() if isinstance(module, Propagated)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +42,12 @@ class Recipe:
         summary: one line of help.
         defaults: the options that reproduce what the recipe promises; a subclass may add options of its own.
         build: options → problem, its initial weights drawn from torch's global generator.
+        prepare: called with the options before a run begins: whoever needs data files looks for them here, so that a
+            run without data leaves nothing behind. Raises `InputError` or `DataError`.
     """
 
     name: str
     summary: str
     defaults: TrainOptions
     build: Callable[..., Problem]
+    prepare: Callable[[Any], object] = lambda options: None

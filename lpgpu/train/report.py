@@ -11,14 +11,16 @@ def format_summary(run: Run, summary: Record) -> str:
     parts = ", ".join(f"{part} {spent:.1f} s ({spent / total:.0%})" for part, spent in seconds.items())
     options = run.options
     if options.solver == "mgrit":
-        solver = f"MGRIT, m = {options.coarsening}, up to {options.levels} levels, "
+        levels = options.mgrit().coarsening_per_level
+        coarsening = ", ".join(map(str, levels if len(set(levels)) > 1 else levels[:1]))
+        solver = f"MGRIT, m = {coarsening}, up to {options.levels} levels, "
         solver += f"{options.iterations} forward / {options.adjoint_iterations} adjoint cycles"
     else:
         solver = "serial"
     lines = {
         "test accuracy": f"{summary['test_accuracy']:.2%} after {summary['epochs']} epochs",
-        "  exact inference": f"{summary['test_accuracy_serial']:.2%} (layer after layer, nothing iterative)",
-        "solver": f"{options.layers} layers, {solver}",
+        "  exact inference": f"{summary['test_accuracy_serial']:.2%} (step after step, nothing iterative)",
+        "solver": f"{options.network}, {solver}",
         "residual per cycle": f"forward {_factor(summary['forward_reduction'])}, "
         f"adjoint {_factor(summary['adjoint_reduction'])}",
         "time": f"{total:.1f} s: {parts}",

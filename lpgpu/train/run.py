@@ -18,7 +18,7 @@ import torch
 import lpgpu
 from lpgpu.train.atomic import atomic_write
 from lpgpu.train.errors import InputError
-from lpgpu.train.options import TrainOptions
+from lpgpu.train.options import TrainOptions, json_value
 from lpgpu.train.recipe import Recipe
 from lpgpu.train.recipes import find_recipe
 
@@ -46,11 +46,13 @@ class Run:
 
     @classmethod
     def create(cls, recipe: Recipe, options: TrainOptions) -> "Run":
-        """A new run, its folder made and its config written.
+        """A new run, its data found, its folder made and its config written.
 
-        Raises `InputError` when the folder has something in it, or cannot be made: nothing is ever overwritten.
+        Raises `DataError` when the data are not there or not right; `InputError` when the folder has something in it,
+        or cannot be made: nothing is ever overwritten.
         """
-        folder = options.run_dir or _unused(Path("runs") / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}")
+        recipe.prepare(options)
+        folder = options.run_dir or unused_folder(Path("runs") / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if any(folder.iterdir()):
@@ -78,7 +80,7 @@ class Run:
         if recipe_name not in (None, recipe.name):
             raise InputError(f"{folder} is a run of {recipe.name}, not of {recipe_name}; resume it with that recipe")
         stored = config["options"]
-        plain = {name: str(value) if isinstance(value, Path) else value for name, value in changes.items()}
+        plain = {name: json_value(value) for name, value in changes.items()}
         for name, value in plain.items():
             if name not in CHANGEABLE and value != stored.get(name):
                 raise InputError(
@@ -109,7 +111,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path} is damaged ({error!r}); expected what `lpgpu train` wrote there") from error
 
 
-def _unused(folder: Path) -> Path:
+def unused_folder(folder: Path) -> Path:
     """`folder`, or where two runs begin in one second, `folder`-2, -3, …"""
     candidate, number = folder, 1
     while candidate.exists():

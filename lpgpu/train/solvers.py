@@ -1,32 +1,73 @@
-"""What training does with the solver of the layers besides training: exact inference, and a look at its convergence."""
+"""What training does with a network's solvers besides training: exact inference, and a look at their convergence."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from torch import Tensor
 
 from lpgpu import MGRIT, LayerParallel, Serial, SolveResult
-from lpgpu.train.recipe import Problem
+from lpgpu.train.recipe import Problem, Propagated
 
 
 @contextmanager
-def using_solver(layers: LayerParallel, solver: MGRIT | Serial) -> Iterator[None]:
-    """Propagate with `solver` inside the `with` statement, and as before after it."""
-    before = layers.solver
-    layers.solver = solver
+def using_solver(parts: Iterable[Propagated], solver: MGRIT | Serial) -> Iterator[None]:
+    """Propagate all `parts` with `solver` inside the `with` statement, and each as before after it."""
+    before = [(part, part.solver) for part in parts]
     try:
+        for part, _ in before:
+            part.solver = solver
         yield
     finally:
-        layers.solver = before
+        for part, own in before:
+            part.solver = own
 
 
-def latest_solves(layers: LayerParallel) -> tuple[SolveResult, SolveResult]:
-    """Results of the latest forward and adjoint solve. Raises RuntimeError before the first backward pass."""
-    if layers.forward_result is None or layers.adjoint_result is None:
-        raise RuntimeError("the layers have not been propagated forward and backward yet")
-    return layers.forward_result, layers.adjoint_result
+@dataclass(frozen=True)
+class Solves:
+    """The solves of one pass in one direction: one for each `LayerParallel`, one for each layer of a `GRU`.
+
+    They follow each other, so that work and sequential depth add up; residuals are those of the worst solve.
+    """
+
+    results: tuple[SolveResult, ...]
+
+    @property
+    def residual_norms(self) -> list[float]:
+        """Entry i: the largest of the norms before cycle i. On a GPU, reading waits for it."""
+        cycles = zip_longest(*(result.residual_norms for result in self.results))
+        # max() would pass over a NaN that does not come first
+        norms = [[norm for norm in cycle if norm is not None] for cycle in cycles]
+        return [math.nan if any(map(math.isnan, cycle)) else max(cycle) for cycle in norms]
+
+    @property
+    def evaluations(self) -> list[int]:
+        """Φ evaluations per level, finest first."""
+        return [sum(level) for level in zip_longest(*(result.evaluations for result in self.results), fillvalue=0)]
+
+    @property
+    def sequential_depth(self) -> int:
+        """The longest chain of dependent Φ evaluations."""
+        return sum(result.sequential_depth for result in self.results)
+
+
+def latest_solves(parts: Iterable[Propagated]) -> tuple[Solves, Solves]:
+    """The latest forward and adjoint solves. Raises RuntimeError before the first backward pass."""
+    forward: list[SolveResult | None] = []
+    adjoint: list[SolveResult | None] = []
+    for part in parts:
+        forward += [part.forward_result] if isinstance(part, LayerParallel) else part.forward_results
+        adjoint += [part.adjoint_result] if isinstance(part, LayerParallel) else part.adjoint_results
+    return _solves(forward), _solves(adjoint)
+
+
+def _solves(results: list[SolveResult | None]) -> Solves:
+    done = tuple(result for result in results if result is not None)
+    if len(done) < len(results):
+        raise RuntimeError("the network has not been propagated forward and backward yet")
+    return Solves(done)
 
 
 def residual_histories(problem: Problem, inputs: Tensor, labels: Tensor) -> tuple[list[float], list[float]]:
@@ -35,15 +76,16 @@ def residual_histories(problem: Problem, inputs: Tensor, labels: Tensor) -> tupl
     One more, since a norm is taken before each cycle: a history of c norms shows the reduction by c − 1 cycles. Both
     are empty for a serial solver. Parameter gradients are cleared.
     """
-    layers, solver = problem.layers, problem.layers.solver
+    parts = problem.propagated
+    solver = parts[0].solver
     if not isinstance(solver, MGRIT):
         return [], []
     longer = replace(solver, iterations=solver.iterations + 1, adjoint_iterations=solver.adjoint_iterations + 1)
-    with using_solver(layers, longer):
+    with using_solver(parts, longer):
         problem.loss(problem.network(inputs), labels).backward()
     problem.network.zero_grad(set_to_none=True)
-    forward, adjoint = latest_solves(layers)
-    return list(forward.residual_norms), list(adjoint.residual_norms)
+    forward, adjoint = latest_solves(parts)
+    return forward.residual_norms, adjoint.residual_norms
 
 
 def reduction_per_cycle(norms: Sequence[float]) -> float | None:

@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lpgpu import Serial
+from lpgpu import MGRIT, LayerParallel, Serial
 from lpgpu.profiling import Timings
 from lpgpu.train.errors import TrainingDivergedError
 from lpgpu.train.metrics import Record, RunningMean, mean_history
+from lpgpu.train.networks import ODEOptions
 from lpgpu.train.options import TrainOptions
 from lpgpu.train.recipe import Problem, Recipe
 from lpgpu.train.regularization import depth_smoothness, tikhonov
@@ -27,7 +28,8 @@ class Trainer:
         self.problem: Problem = recipe.build(options)
         self.network = self.problem.network.to(self.device)
         self.data = self.problem.dataset.to(self.device)
-        self.problem.layers.register_forward_pre_hook(_refuse_non_finite)
+        for part in self.problem.propagated:
+            part.register_forward_pre_hook(_refuse_non_finite)
         self.optimizer = _optimizer(options, self.network)
         self.shuffle = torch.Generator().manual_seed(options.seed)
         self.epoch = 0
@@ -47,7 +49,7 @@ class Trainer:
         self.network.train()
         for inputs, labels in self._batches(timings):
             self._step(inputs, labels, timings, running)
-            solves.append(latest_solves(self.problem.layers))
+            solves.append(latest_solves(self.problem.propagated))
             on_step(running)
         train_loss, train_accuracy = running.values()
         with timings("evaluation"):
@@ -64,8 +66,10 @@ class Trainer:
             "test_accuracy": test_accuracy,
             "forward_residuals": mean_history(forward.residual_norms for forward, _ in solves),
             "adjoint_residuals": mean_history(adjoint.residual_norms for _, adjoint in solves),
-            "forward_evaluations": list(solves[-1][0].evaluations),
-            "adjoint_evaluations": list(solves[-1][1].evaluations),
+            "forward_evaluations": solves[-1][0].evaluations,
+            "adjoint_evaluations": solves[-1][1].evaluations,
+            "forward_depth": solves[-1][0].sequential_depth,
+            "adjoint_depth": solves[-1][1].sequential_depth,
             "seconds": timings.seconds(),
         }
 
@@ -80,9 +84,9 @@ class Trainer:
             running.add(self.problem.loss(scores, labels), scores, labels)
         return running.values()
 
-    def evaluate_serial(self) -> tuple[float, float]:
-        """As `evaluate`, with exact serial propagation."""
-        with using_solver(self.problem.layers, Serial()):
+    def evaluate_with(self, solver: MGRIT | Serial) -> tuple[float, float]:
+        """As `evaluate`, propagating with `solver`, such as `Serial()`."""
+        with using_solver(self.problem.propagated, solver):
             return self.evaluate()
 
     def first_batch(self) -> tuple[Tensor, Tensor]:
@@ -113,13 +117,14 @@ class Trainer:
         options, penalty = self.options, 0.0
         if options.tikhonov:
             penalty += options.tikhonov * tikhonov(self.network.parameters())
-        if options.smoothness:
-            layers = self.problem.layers
-            penalty += options.smoothness * depth_smoothness(layers.parameters(), layers.dt)
+        if isinstance(options, ODEOptions) and options.smoothness:
+            for part in self.problem.propagated:
+                if isinstance(part, LayerParallel):
+                    penalty += options.smoothness * depth_smoothness(part.parameters(), part.dt)
         return penalty
 
 
-def _refuse_non_finite(layers: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def _refuse_non_finite(part: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
     """Call diverged training by its name, before the layers refuse its states as bad input (a GPU never looks)."""
     if inputs[0].device.type == "cpu" and not inputs[0].isfinite().all():
         raise TrainingDivergedError("the states that enter the layers are not finite: try a smaller --learning-rate")

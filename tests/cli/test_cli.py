@@ -86,8 +86,9 @@ def test_bad_input_is_one_line_and_exit_code_2(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "cifar"], "'digits', 'peaks'"),
+        (["train", "cifar"], "'digits', 'peaks', 'seq-digits', 'uci-har'"),
         (["train", "digits", "--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
+        (["train", "digits", "--coarsening", "4,x"], "argument --coarsening: invalid int_per_level value: '4,x'"),
         (["train", "digits", "--solver", "exact"], "'mgrit', 'serial'"),
         ([], "COMMAND"),
     ],

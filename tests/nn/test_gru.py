@@ -56,7 +56,6 @@ def assert_same(
     *,
     oracle: Run | None = None,
     sees: tuple[str, ...] = ("output", "h_n"),
-    tolerance: float | None = None,
     **call: Any,
 ) -> None:
     """Fails unless both compute the same from `x` and `h_0`, all gradients included, for a random loss on `sees`.
@@ -70,7 +69,7 @@ def assert_same(
     right = results(oracle or partial(expected, **call), expected, x, h_0, loss)
     start = sum(map(torch.linalg.vector_norm, loss.values()))
     for name, result in results(run, came, x, h_0, loss).items():
-        allowed = TOLERANCE[result.dtype] if tolerance is None else tolerance
+        allowed = TOLERANCE[result.dtype]
         if name == "gradient of h_0":  # it has decayed over the whole sequence, its rounding has not
             allowed *= max(1.0, float(start / torch.linalg.vector_norm(right[name])))
         assert_close_relative(result, right[name], name, tolerance=allowed)

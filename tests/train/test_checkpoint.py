@@ -10,13 +10,13 @@ import torch
 from lpgpu.train import InputError, find_recipe
 from lpgpu.train.atomic import atomic_write
 from lpgpu.train.checkpoint import load_checkpoint, save_checkpoint
-from lpgpu.train.options import TrainOptions
+from lpgpu.train.networks import ODEOptions
 from lpgpu.train.trainer import Trainer
 
 
 def tiny_trainer(recipe: str = "digits", **options) -> Trainer:
     small = {"layers": 4, "channels": 2, "levels": 2, "batch_size": 700, "device": "cpu"}
-    return Trainer(find_recipe(recipe), TrainOptions(**{**small, **options}))
+    return Trainer(find_recipe(recipe), ODEOptions(**{**small, **options}))
 
 
 @pytest.fixture

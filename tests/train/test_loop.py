@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lpgpu import MGRIT, Serial
-from lpgpu.train import InputError, Run, TrainingDivergedError, TrainOptions, draw_plots, find_recipe, train
+from lpgpu.train import InputError, ODEOptions, Run, TrainingDivergedError, draw_plots, find_recipe, train
 from lpgpu.train.metrics import read_records
 from lpgpu.train.trainer import Trainer
 from tests.train.helpers import tiny_run
@@ -45,7 +45,7 @@ class InterruptAtStep:
         self.original(trainer, *rest)
 
 
-@pytest.mark.parametrize("recipe", ["digits", "peaks"])
+@pytest.mark.parametrize("recipe", ["digits", "peaks", "seq-digits"])
 def test_a_run_leaves_everything_in_its_folder(tmp_path: Path, recipe: str):
     run = tiny_run(tmp_path / "run", recipe)
     summary = train(run)
@@ -55,7 +55,7 @@ def test_a_run_leaves_everything_in_its_folder(tmp_path: Path, recipe: str):
 
     config = json.loads((run.folder / "config.json").read_text())
     assert config["recipe"] == recipe
-    assert TrainOptions.from_json(config["options"]) == run.options
+    assert type(run.options).from_json(config["options"]) == run.options
 
     first, second, last = (json.loads(line) for line in run.metrics.read_text().splitlines())
     assert [first["epoch"], second["epoch"], last["kind"]] == [1, 2, "summary"]
@@ -177,17 +177,18 @@ def test_plots_of_what_is_no_run(tmp_path: Path):
 
 def test_exact_inference_gives_the_solver_back():
     recipe = find_recipe("digits")
-    trainer = Trainer(recipe, TrainOptions(layers=8, channels=2, device="cpu", batch_size=360))
-    solver, used = trainer.problem.layers.solver, []
-    trainer.network.register_forward_hook(lambda *_: used.append(trainer.problem.layers.solver))
-    trainer.evaluate_serial()
+    trainer = Trainer(recipe, ODEOptions(layers=8, channels=2, device="cpu", batch_size=360))
+    (layers,) = trainer.problem.propagated
+    solver, used = layers.solver, []
+    trainer.network.register_forward_hook(lambda *_: used.append(layers.solver))
+    trainer.evaluate_with(Serial())
     assert isinstance(solver, MGRIT) and set(map(type, used)) == {Serial}
-    assert trainer.problem.layers.solver is solver
+    assert layers.solver is solver
 
 
 def test_penalty_enters_the_gradient():
     recipe = find_recipe("peaks")
-    options = TrainOptions(layers=4, channels=2, batch_size=5000, optimizer="sgd", learning_rate=1.0, device="cpu")
+    options = ODEOptions(layers=4, channels=2, batch_size=5000, optimizer="sgd", learning_rate=1.0, device="cpu")
     plain, penalised = (
         Trainer(recipe, dataclasses.replace(options, smoothness=gamma, tikhonov=gamma)) for gamma in (0.0, 1e-2)
     )
@@ -195,7 +196,7 @@ def test_penalty_enters_the_gradient():
     for trainer in (plain, penalised):
         trainer.run_epoch(lambda _: None)
     dt = options.final_time / options.layers
-    stacked = {id(parameter) for parameter in penalised.problem.layers.parameters()}
+    stacked = {id(parameter) for parameter in penalised.problem.propagated[0].parameters()}
     for (name, a), b in zip(plain.network.named_parameters(), penalised.network.parameters(), strict=True):
         theta = start[name]
         gradient = theta.clone()
@@ -208,7 +209,7 @@ def test_penalty_enters_the_gradient():
 def test_full_batch_is_one_step_and_a_small_last_batch_counts():
     recipe = find_recipe("digits")
     for batch_size, steps in ((5000, 1), (1437, 1), (1000, 2), (64, 23)):
-        trainer = Trainer(recipe, TrainOptions(layers=2, channels=1, device="cpu", batch_size=batch_size))
+        trainer = Trainer(recipe, ODEOptions(layers=2, channels=1, device="cpu", batch_size=batch_size))
         assert trainer.steps_per_epoch == steps
         seen = []
         record = trainer.run_epoch(seen.append)

@@ -71,5 +71,7 @@ def test_run_of_a_gpu_continues_on_a_cpu(tmp_path: Path):
 
 
 def test_unknown_recipe_lists_those_there_are():
-    with pytest.raises(InputError, match="there is no recipe 'cifar'; expected one of digits, peaks"):
+    with pytest.raises(
+        InputError, match="there is no recipe 'cifar'; expected one of digits, peaks, seq-digits, uci-har"
+    ):
         find_recipe("cifar")

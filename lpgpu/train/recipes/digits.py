@@ -12,11 +12,11 @@ from torch import nn
 from lpgpu import LayerParallel
 from lpgpu.data import load_digits
 from lpgpu.nn import ConvBlock
-from lpgpu.train.options import TrainOptions
+from lpgpu.train.networks import ODEOptions
 from lpgpu.train.recipe import Problem, Recipe
 
 
-def build(options: TrainOptions) -> Problem:
+def build(options: ODEOptions) -> Problem:
     """Network and data of the recipe."""
     dataset = load_digits()
     channels = options.channels
@@ -29,13 +29,13 @@ def build(options: TrainOptions) -> Problem:
     )
     stem = nn.Sequential(nn.Conv2d(1, channels, 3, padding=1), nn.ReLU())
     head = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(channels * 4 * 4, dataset.classes))
-    return Problem(network=nn.Sequential(stem, layers, head), layers=layers, dataset=dataset)
+    return Problem(network=nn.Sequential(stem, layers, head), dataset=dataset)
 
 
 RECIPE = Recipe(
     name="digits",
     summary="convolutional ODE network on handwritten digits, 8×8 pixels (ships with scikit-learn)",
-    defaults=TrainOptions(
+    defaults=ODEOptions(
         epochs=16,
         learning_rate=1e-2,
         decay=0.95,

@@ -19,11 +19,11 @@ from torch import nn
 from lpgpu import LayerParallel
 from lpgpu.data import load_peaks
 from lpgpu.nn import Activate, DenseBlock
-from lpgpu.train.options import TrainOptions
+from lpgpu.train.networks import ODEOptions
 from lpgpu.train.recipe import Problem, Recipe
 
 
-def build(options: TrainOptions) -> Problem:
+def build(options: ODEOptions) -> Problem:
     """Network and data of the recipe."""
     dataset = load_peaks(options.seed)
     width = options.channels
@@ -36,13 +36,13 @@ def build(options: TrainOptions) -> Problem:
     )
     stem = nn.Sequential(nn.Linear(2, width), Activate("smooth_relu"))
     network = nn.Sequential(stem, layers, nn.Linear(width, dataset.classes))
-    return Problem(network=network, layers=layers, dataset=dataset)
+    return Problem(network=network, dataset=dataset)
 
 
 RECIPE = Recipe(
     name="peaks",
     summary="dense ODE network that classes points of the plane by the level of MATLAB's peaks function",
-    defaults=TrainOptions(
+    defaults=ODEOptions(
         epochs=500,
         batch_size=5000,
         learning_rate=1e-2,

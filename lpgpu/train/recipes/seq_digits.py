@@ -1,0 +1,32 @@
+"""A GRU that reads scikit-learn's handwritten digits pixel by pixel, row after row: 64 steps of one feature.
+
+    h_k = GRU(x_k, h_{k−1}),   scores = linear(h_64 of the last layer)
+
+The smallest problem on which a recurrent network is trained parallel in time; its data ship with the install.
+"""
+
+from lpgpu.data import load_seq_digits
+from lpgpu.train.networks import GRUOptions, SequenceClassifier
+from lpgpu.train.recipe import Problem, Recipe
+
+
+def build(options: GRUOptions) -> Problem:
+    """Network and data of the recipe."""
+    dataset = load_seq_digits()
+    return Problem(network=SequenceClassifier(1, dataset.classes, options), dataset=dataset)
+
+
+RECIPE = Recipe(
+    name="seq-digits",
+    summary="GRU that reads handwritten digits pixel by pixel, 64 steps (ships with scikit-learn)",
+    defaults=GRUOptions(
+        epochs=30,
+        batch_size=32,
+        learning_rate=5e-3,
+        decay=0.95,
+        hidden_size=64,
+        num_layers=1,
+        threads=1,
+    ),
+    build=build,
+)
