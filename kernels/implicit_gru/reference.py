@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lpgpu.kernels.activations import tanh_
+
 FORMULATIONS = ("implicit", "classic")
 
 
@@ -48,7 +50,7 @@ def advance(
     q = y_KBG[..., 2 * width :]
     rz = torch.add(x_KBG[..., : 2 * width], y_KBG[..., : 2 * width]).sigmoid_()
     r, z = rz[..., :width], rz[..., width:]
-    n = torch.addcmul(x_KBG[..., 2 * width :], r, q).tanh_()
+    n = tanh_(torch.addcmul(x_KBG[..., 2 * width :], r, q))
     d = torch.rsub(z, dt, alpha=dt)
     if formulation == "implicit":
         torch.addcmul(h_KBH, d, n, out=out)

@@ -17,7 +17,7 @@ from lpgpu.mgrit.states import States
 
 
 class DivergenceWarning(RuntimeWarning):
-    """A solve ended with non-finite states, or with a larger residual than it began with."""
+    """A solve ended with non-finite states, or with a residual that grew or is as large as its states."""
 
 
 class DivergenceError(ArithmeticError):
@@ -41,11 +41,10 @@ class Stopping:
 
 @dataclass(frozen=True)
 class _Diagnosis:
-    """What a finished solve shows: its ‖r‖² history, then the largest entry of |u| at the C-points and at the end."""
+    """What a finished solve shows: its ‖r‖² history, then the norms of u at the C-points and at the end."""
 
     figures: Tensor
     num_norms: int
-    entries: int
     eps: float
     what: str
     on_divergence: str
@@ -54,12 +53,17 @@ class _Diagnosis:
     def speak(self) -> None:
         figures = self.figures.tolist()
         history = [math.sqrt(squared) if squared >= 0 else math.nan for squared in figures[: self.num_norms]]
-        largest = figures[self.num_norms :]
+        of_states = figures[self.num_norms :]
         if not all(map(math.isfinite, figures)):
             self._say("has non-finite states", history)
-        # where the residual is down to rounding, its changes mean nothing
-        elif len(history) > 1 and history[-1] > max(history[0], 10 * self.eps * max(largest) * math.sqrt(self.entries)):
-            self._say("diverges: its residual grew", history)
+            return
+        if len(history) < 2:
+            return  # a first residual is the initial guess's, and says nothing of a reduction
+        norm, _ = of_states
+        if history[-1] > norm / 2:
+            self._say("diverges: its residual is as large as its states", history)
+        elif history[-1] > max(history[0], 10 * self.eps * norm):
+            self._say("diverges: its residual grew", history)  # and is not down to rounding, where changes mean nothing
 
     def _say(self, finding: str, history: list[float]) -> None:
         norms = ", ".join(f"{norm:.3e}" for norm in history) or "none taken"
@@ -83,12 +87,12 @@ def diagnose(squared_norms: list[Tensor], states: States, *, what: str, on_diver
     """
     if not states.end.numel():
         return  # an empty batch shows nothing
-    largest = [states.c_points.abs().max(), states.end.abs().max()]
     dtype = torch.promote_types(states.u.dtype, torch.float32)
-    figures = torch.stack([figure.to(dtype) for figure in (*squared_norms, *largest)])
+    of_states = [torch.linalg.vector_norm(each, dtype=dtype) for each in (states.c_points, states.end)]
+    figures = torch.stack([figure.to(dtype) for figure in (*squared_norms, *of_states)])
     host, ready = _to_host(figures)
-    entries, eps = states.c_points.numel(), torch.finfo(states.u.dtype).eps
-    _pending.append(_Diagnosis(host, len(squared_norms), entries, eps, what, on_divergence, ready))
+    eps = torch.finfo(states.u.dtype).eps
+    _pending.append(_Diagnosis(host, len(squared_norms), eps, what, on_divergence, ready))
     speak_pending()
 
 

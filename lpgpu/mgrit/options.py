@@ -41,7 +41,8 @@ class MGRIT:
             rest being recomputed where it is needed.
         chunk: how many intervals are swept (and, with "c_points", recomputed) at a time. None: all at once with "all";
             with "c_points" as many as hold about as many states as there are C-points.
-        on_divergence: "warn" or "raise" when a solve ends non-finite, or with a larger residual than it began with.
+        on_divergence: "warn" or "raise" when a solve ends non-finite, or, of two cycles or more, with a residual that
+            grew or is as large as its states.
 
     Raises:
         ValueError: naming the field, what came and what was expected.

@@ -28,7 +28,8 @@ class GRU(nn.GRU):
         formulation: "implicit" or "classic"; the classic cell diverges on coarse grids.
         dt: Δt > 0, the time between two elements of the sequence.
         comm: None, or an mpi4py communicator whose ranks share the sequence.
-        solver: MGRIT(...), Parareal(...) or Serial(); may be assigned between calls. Δ-correction is on by default.
+        solver: MGRIT(...), Parareal(...) or Serial(); may be assigned between calls. Δ-correction is on by default. All
+            states are the output and are kept; `store="c_points"` saves their gates.
 
     Attributes:
         forward_results, adjoint_results: of each layer (and direction) in order, its latest SolveResult, or None.
@@ -160,6 +161,8 @@ class GRU(nn.GRU):
             )
         if not isinstance(input, Tensor):
             raise TypeError(f"input is {type(input).__name__}; expected a tensor")
+        if hx is not None and not isinstance(hx, Tensor):
+            raise TypeError(f"hx is {type(hx).__name__}; expected a tensor")
         if input.ndim not in (2, 3):
             raise ValueError(f"input is {tuple(input.shape)}; expected 2 dimensions (unbatched) or 3")
         batched = input.ndim == 3
@@ -190,7 +193,9 @@ def _checked_lengths(lengths: Tensor, x: Tensor) -> Tensor:
     """`lengths` [B] on the device of `x` [T, B, ...], where they fit it."""
     steps, batch = x.shape[:2]
     lengths = torch.as_tensor(lengths, device=x.device)
-    if lengths.dtype.is_floating_point or lengths.dtype == torch.bool or lengths.shape != (batch,):
+    if lengths.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8) or lengths.shape != (
+        batch,
+    ):
         raise ValueError(f"lengths is {lengths.dtype} {tuple(lengths.shape)}; expected integers, ({batch},)")
     if batch and (int(lengths.min()) < 1 or int(lengths.max()) > steps):
         raise ValueError(f"lengths go from {int(lengths.min())} to {int(lengths.max())}; expected 1 to {steps}")
