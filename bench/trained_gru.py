@@ -1,6 +1,6 @@
 """Errors of MGRIT on a trained GRU, with and without Δ-correction: states, adjoint, gradients, against exact solves.
 
-    python bench/trained_gru.py CHECKPOINT [--data-dir DIR] [--batch 100] [--json FILE]
+    python bench/trained_gru.py CHECKPOINT [--data-dir DIR] [--batch 100] [--batches 5] [--json FILE]
 
 CHECKPOINT is the checkpoint.pt of a run of a recurrent recipe, such as `lpgpu train uci-har --epochs 5`. Measured on
 training examples drawn at random (seed 0), in fp64, with the recipe's loss, once with the trained weights and once with
@@ -11,12 +11,14 @@ those that the run began with. All errors are relative 2-norms of the difference
     W_hh l      ∂loss/∂W_hh of layer l
     parameters  ∂loss/∂θ, all parameters in one vector
 
-Each cell is `without Δ / with Δ`; forward/adjoint cycles as in the column "its", FCF-relaxation.
+Each cell is `without Δ / with Δ`, medians over the batches; `(k)` behind it: on k of them Δ made it worse. Cycles
+forward/adjoint as in the column "its", FCF-relaxation.
 """
 
 import argparse
 import json
 from pathlib import Path
+from statistics import median
 
 import torch
 from torch import Tensor, nn
@@ -74,20 +76,27 @@ def errors(network: nn.Module, exact: Quantities, solver: MGRIT, x: Tensor, labe
     return {name: float((inexact[name] - value).norm() / value.norm()) for name, value in exact.items()}
 
 
-def measure(network: nn.Module, x: Tensor, labels: Tensor) -> list[dict]:
-    """All settings; prints a row of the table for each."""
-    exact = quantities(network, Serial(), x, labels)
-    print("| levels | m | its | " + " | ".join(exact) + " |")
-    print("|---" * (3 + len(exact)) + "|")
+def cell(plain: list[float], delta: list[float]) -> str:
+    """Medians without and with Δ, and how often Δ made it worse."""
+    worse = sum(with_delta > without for without, with_delta in zip(plain, delta, strict=True))
+    return f"{median(plain):.1e} / {median(delta):.1e}" + (f" ({worse})" if worse else "")
+
+
+def measure(network: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> list[dict]:
+    """All settings on all batches; prints a row of the table for each setting."""
+    exact = [quantities(network, Serial(), *batch) for batch in batches]
+    print("| levels | m | its | " + " | ".join(exact[0]) + " |")
+    print("|---" * (3 + len(exact[0])) + "|")
     rows = []
     for levels, m in GRIDS:
         for forward, adjoint in ITERATIONS:
             solver = {"levels": levels, "coarsening": m, "iterations": forward, "adjoint_iterations": adjoint}
             plain, delta = (
-                errors(network, exact, MGRIT(**solver, delta=choice), x, labels) for choice in ("none", "diagonal")
+                [errors(network, e, MGRIT(**solver, delta=choice), *b) for e, b in zip(exact, batches, strict=True)]
+                for choice in ("none", "diagonal")
             )
             rows.append({**solver, "plain": plain, "delta": delta})
-            cells = " | ".join(f"{plain[name]:.1e} / {delta[name]:.1e}" for name in exact)
+            cells = " | ".join(cell([e[name] for e in plain], [e[name] for e in delta]) for name in exact[0])
             print(f"| {levels} | {m} | {forward}/{adjoint} | {cells} |", flush=True)
     return rows
 
@@ -97,18 +106,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="errors of MGRIT on a trained GRU, with and without Δ-correction")
     parser.add_argument("checkpoint", type=Path, help="checkpoint.pt of a run")
     parser.add_argument("--data-dir", type=Path, help="where the recipe's data lie [as in the run]")
-    parser.add_argument("--batch", type=int, default=100, help="training examples to measure on [%(default)s]")
+    parser.add_argument("--batch", type=int, default=100, help="training examples in a batch [%(default)s]")
+    parser.add_argument("--batches", type=int, default=5, help="batches, without an example in common [%(default)s]")
     parser.add_argument("--json", type=Path, help="where to write all rows as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     begun, trained, inputs, labels = load(arguments.checkpoint, arguments.data_dir)
-    drawn = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))[: arguments.batch]
-    x, labels = inputs[drawn], labels[drawn]
+    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0)).split(arguments.batch)
+    batches = [(inputs[drawn], labels[drawn]) for drawn in order[: arguments.batches]]
     tables = {}
     for name, network in (("trained", trained), ("at the start", begun)):
         largest = max(float(p.detach().abs().max()) for key, p in network.named_parameters() if "weight_hh" in key)
-        print(f"\n## {name}: loss on {len(x)} examples, largest |W_hh| {largest:.2f}\n")
-        tables[name] = measure(network, x, labels)
+        print(f"\n## {name}: {len(batches)} batches of {arguments.batch}, largest |W_hh| {largest:.2f}\n")
+        tables[name] = measure(network, batches)
     if arguments.json:
         arguments.json.write_text(json.dumps(tables, indent=1) + "\n")
 

@@ -3,13 +3,17 @@
 hierarchy     which layers a level has and a sweep visits
 propagator    Φ, on many layers at once
 states        where the states of a level live
+level         what a cycle works on: all of the above for one grid
 relaxation    F-, C- and FCF-sweeps
 fas           residual, coarse problem, correction
+delta         a coarse operator closer to the fine one
 cycle         V and F
+guess         where the first cycle starts from
 solve         cycles until done
 convergence   when that is, and what went wrong
 exchange      what other ranks hear of it
 options       the user's choices
+result        what was done, counted
 """
 
 from lpgpu.mgrit.convergence import DivergenceError, DivergenceWarning
