@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-from torch import Tensor
-
 from lpgpu.data.dataset import Dataset
 from lpgpu.data.digits import load_digits
 
@@ -11,10 +9,11 @@ STEPS = 64
 
 
 def load_seq_digits() -> Dataset:
-    """1437 training and 360 test sequences, float32 `[n, 64, 1]`: the images of `load_digits`, same split."""
+    """1437 training and 360 test sequences, float32 `[n, 64, 1]`: the images of `load_digits`, same split.
+
+    Standardised: the mean of all training pixels is subtracted, and the result divided by their standard deviation.
+    """
     images = load_digits()
-    return replace(images, train_inputs=_rows(images.train_inputs), test_inputs=_rows(images.test_inputs))
-
-
-def _rows(images: Tensor) -> Tensor:
-    return images.reshape(-1, STEPS, 1)
+    mean, std = images.train_inputs.mean(), images.train_inputs.std(correction=0)
+    train, test = (((part - mean) / std).reshape(-1, STEPS, 1) for part in (images.train_inputs, images.test_inputs))
+    return replace(images, train_inputs=train, test_inputs=test)

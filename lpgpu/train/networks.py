@@ -37,7 +37,8 @@ class GRUOptions(TrainOptions):
 
     @property
     def network(self) -> str:
-        return f"{self.formulation} GRU, {self.num_layers} layers of {self.hidden_size}"
+        layers = "1 layer" if self.num_layers == 1 else f"{self.num_layers} layers"
+        return f"{self.formulation} GRU, {layers} of {self.hidden_size}"
 
 
 class SequenceClassifier(nn.Module):
