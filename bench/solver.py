@@ -215,9 +215,8 @@ def main() -> None:
         parallel = [row for row in measured if max(row.depth, row.adjoint_depth) < case.steps]  # else it is serial
         within = [row for row in parallel if row.gradient_error <= TARGET]
         best = min(within, key=lambda row: row.ratio, default=None)
-        print(
-            f"\nsoonest within a gradient error of {TARGET:g} below serial depth: {line(best) if best else 'none of these'}"
-        )
+        found = line(best) if best else "none of these"
+        print(f"\nsoonest within a gradient error of {TARGET:g}, below serial depth: {found}")
         rows += measured
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")

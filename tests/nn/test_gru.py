@@ -389,7 +389,7 @@ def test_the_classic_cell_diverges_on_coarse_grids_where_the_implicit_one_conver
     first, *_, last = implicit.forward_results[0].residual_norms  # pyright: ignore
     assert last < 0.1 * first
 
-    with torch.no_grad(), pytest.warns(DivergenceWarning, match="the forward solve diverges: its residual grew"):
+    with torch.no_grad(), pytest.warns(DivergenceWarning, match="the forward solve diverges"):
         output, _ = classic(x)
     assert output.abs().max() > 1e3
     first, *_, last = classic.forward_results[0].residual_norms  # pyright: ignore
