@@ -16,11 +16,15 @@ FORMULATIONS = ("implicit", "classic")
 class _OfSteps:
     """Tensors over the same K steps, [K, ...] each: as long as one of them, and sliced together."""
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The tensors, in order."""
+        return tuple(getattr(self, field.name) for field in fields(self))
+
     def __len__(self) -> int:
-        return len(getattr(self, fields(self)[0].name))
+        return len(self.tensors()[0])
 
     def __getitem__(self, steps: slice) -> Self:
-        return type(self)(*(getattr(self, field.name)[steps] for field in fields(self)))
+        return type(self)(*(tensor[steps] for tensor in self.tensors()))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from lpgpu.kernels import implicit_gru
@@ -42,6 +43,10 @@ class GRULayers(Layers):
             kept = implicit_gru.coefficients(u, kept, dt, self.formulation)
         return _Linearised(kept, self.w)
 
+    def join(self, kept: Sequence[Gates | Coefficients]) -> Gates | Coefficients:
+        first = kept[0]
+        return type(first)(*(torch.cat(parts) for parts in zip(*(each.tensors() for each in kept), strict=True)))
+
 
 class _Linearised(Linearisation):
     def __init__(self, at: Coefficients, w: Tensor) -> None:
@@ -50,6 +55,9 @@ class _Linearised(Linearisation):
 
     def vjp(self, lam: Tensor, out: Tensor) -> None:
         implicit_gru.vjp(lam, self.at, self.w, out)
+
+    def __getitem__(self, steps: slice) -> "_Linearised":
+        return _Linearised(self.at[steps], self.w)
 
     def diagonal(self, out: Tensor) -> None:
         implicit_gru.diagonal(self.at, self.w, out)

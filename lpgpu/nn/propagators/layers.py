@@ -21,6 +21,10 @@ class Linearisation(ABC):
         """out_k = diag(∂Φ_k/∂u), where `Layers.has_diagonal`."""
         raise NotImplementedError(f"{type(self).__name__} has no closed formula for the Jacobian's diagonal")
 
+    def __getitem__(self, steps: slice) -> "Linearisation":
+        """That of some of the K layers, where `Layers.join` is offered."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be sliced")
+
     @abstractmethod
     def parameter_gradients(self, lam: Tensor) -> Sequence[Tensor | None]:
         """(∂Φ_k/∂θ)ᵀ λ_k for every parameter of the stack, [K, ...] each; None where it is not wanted."""
@@ -48,6 +52,13 @@ class Layers(ABC):
     @abstractmethod
     def linearise(self, layers: slice, dt: float, u: Tensor, kept: Any = None) -> Linearisation:
         """∂Φ_k at u_k; `kept` is what `advance` returned for these layers and states, if it was kept."""
+
+    def join(self, kept: Sequence[Any]) -> Any:
+        """What `advance` kept of layers one by one, as if of all at once: to linearise them in one pass.
+
+        None where that gains nothing. What is offered can be sliced, as can its linearisation.
+        """
+        return None
 
     def empty_states(self, points: int, like: Tensor) -> Tensor:
         """Uninitialised states [points, *like.shape], in the memory order this kind of layer is fastest in."""

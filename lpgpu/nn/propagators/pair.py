@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -67,6 +68,8 @@ class AdjointPropagator(Propagator):
 
         `lam` and `g` are the solved states and the right-hand side of the adjoint problem.
         """
+        if (whole := self._whole) is not None and isinstance(lam, AllPoints):
+            return list(whole.parameter_gradients(lam.u[lam.grid.sources(lam.grid.all_layers)]))
         gather = _Gather(self.grid.num_steps)
         grid = lam.grid
         for window in lam.windows():
@@ -105,12 +108,27 @@ class AdjointPropagator(Propagator):
         if grid.level == 0 and self._swept_again is not None:
             window, states = self._swept_again
             return self.forward.layers.linearise(of_network, dt, states[window.local(layers)])
+        if self._whole is not None:
+            return self._whole[layers]
         key = (grid.level, layers.start, layers.stop, layers.step)
         if key not in self._linearisations:
             kept = self.forward.kept(grid, layers)
             u = self._stored(of_network)
             self._linearisations[key] = self.forward.layers.linearise(of_network, dt, u, kept)
         return self._linearisations[key]
+
+    @cached_property
+    def _whole(self) -> Linearisation | None:
+        """∂Φ at all layers of a single level, made in one pass from what each step kept; None where that is not so."""
+        if self.grid.coarsening is not None or not isinstance(self.u, AllPoints):
+            return None
+        layers, all_layers = self.forward.layers, self.grid.all_layers
+        steps = [slice(k, k + 1, self.grid.interval) for k in self.grid.all_positions]
+        kept = [self.forward.kept(self.grid, step) for step in steps]
+        joined = None if any(each is None for each in kept) else layers.join(kept)
+        if joined is None:
+            return None
+        return layers.linearise(all_layers, self.forward.dt, self._stored(all_layers), joined)
 
     def _stored(self, layers: slice) -> Tensor:
         """u at the points that `layers` of the network start from, all of which are stored."""
