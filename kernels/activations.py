@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SMOOTH_RELU_ETA = 0.1  # half-width of the quadratic piece, in the units of z (METHODS.md section 2)
+SMOOTH_RELU_ETA = 0.1  # half-width of the quadratic piece, in the units of z (Günther et al. 2020)
 
 
 @dataclass(frozen=True)

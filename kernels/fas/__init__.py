@@ -1,4 +1,4 @@
-"""The arithmetic of the full approximation scheme (METHODS.md section 1), on the C-points of one level.
+"""The arithmetic of the full approximation scheme, on the C-points of one level.
 
 Shapes: C points by any state shape, `[C, ...]`. `phi` is Φ(u) + g at the C-points, from the F-point before each.
 """

@@ -7,10 +7,9 @@ from torch import Tensor
 def residual_norm(phi: Tensor, u: Tensor) -> Tensor:
     """‖r‖₂² of r_K = Φ(u_{Km−1}) + g_{Km} − u_{Km} over all points and entries: a 0-d tensor on the states' device.
 
-    Accumulated in at least fp32. Squared, so that ranks can add theirs up.
+    Squared, so that ranks can add theirs up, and in fp64, where no square of fp32 under- or overflows.
     """
-    dtype = torch.promote_types(phi.dtype, torch.float32)
-    return torch.linalg.vector_norm(phi - u, dtype=dtype).square()
+    return torch.linalg.vector_norm(phi - u, dtype=torch.float64).square()
 
 
 def coarse_right_hand_side_(coarse_phi: Tensor, phi: Tensor) -> Tensor:

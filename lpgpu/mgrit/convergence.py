@@ -87,9 +87,8 @@ def diagnose(squared_norms: list[Tensor], states: States, *, what: str, on_diver
     """
     if not states.end.numel():
         return  # an empty batch shows nothing
-    dtype = torch.promote_types(states.u.dtype, torch.float32)
-    of_states = [torch.linalg.vector_norm(each, dtype=dtype) for each in (states.c_points, states.end)]
-    figures = torch.stack([figure.to(dtype) for figure in (*squared_norms, *of_states)])
+    of_states = [torch.linalg.vector_norm(each, dtype=torch.float64) for each in (states.c_points, states.end)]
+    figures = torch.stack([*squared_norms, *of_states])
     host, ready = _to_host(figures)
     eps = torch.finfo(states.u.dtype).eps
     _pending.append(_Diagnosis(host, len(squared_norms), eps, what, on_divergence, ready))

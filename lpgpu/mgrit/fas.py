@@ -1,4 +1,4 @@
-"""The full approximation scheme: residual, coarse problem, correction (METHODS.md section 1).
+"""The full approximation scheme: residual, coarse problem, correction (Falgout et al. 2014).
 
 r_K       = Φ(u_{Km−1}) + g_{Km} − u_{Km}
 v_K       = u_{Km}                                              (injection)

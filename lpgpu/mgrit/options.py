@@ -3,11 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from lpgpu.mgrit.hierarchy import Hierarchy
 
 Relaxation = Literal["F", "FCF"]
+Cycle = Literal["V", "F"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class MGRIT:
         chunk: how many intervals are swept (and, with "c_points", recomputed) at a time. None: all at once with "all";
             with "c_points" as many as hold about as many states as there are C-points.
         on_divergence: "warn" or "raise" when a solve ends non-finite, or, of two cycles or more, with a residual that
-            grew or is as large as its states.
+            grew or is as large as its states. With one cycle there is no reduction to look at: whether its accuracy is
+            enough is seen against `Serial()`, or from more cycles.
 
     Raises:
         ValueError: naming the field, what came and what was expected.
@@ -53,7 +55,7 @@ class MGRIT:
     iterations: int = 2
     adjoint_iterations: int = 1
     relaxation: Relaxation | Sequence[Relaxation] = "FCF"
-    cycle: Literal["V", "F"] = "V"
+    cycle: Cycle = "V"
     tolerance: float | None = None
     adjoint_tolerance: float | None = None
     min_coarse_steps: int = 2
@@ -104,14 +106,14 @@ class MGRIT:
 
 
 def Parareal(*, coarsening: int = 4, iterations: int = 2, **options) -> MGRIT:
-    """Parareal (Lions, Maday & Turinici 2001): two-level MGRIT with F-relaxation. `options` are those of MGRIT."""
+    """Parareal (Lions, Maday & Turinici 2001): two-level MGRIT with F-relaxation. `options`: MGRIT's others."""
     return MGRIT(levels=2, relaxation="F", coarsening=coarsening, iterations=iterations, **options)
 
 
 Solver = MGRIT | Serial
 
 _CHOICES = {
-    "cycle": ("V", "F"),
+    "cycle": get_args(Cycle),
     "delta": ("none", "diagonal", "auto"),
     "initial_guess": ("coarse", "constant"),
     "store": ("all", "c_points"),

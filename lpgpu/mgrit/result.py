@@ -22,7 +22,7 @@ class SolveResult:
     Attributes:
         iterations: cycles completed.
         converged: whether `tolerance` was met; None where none was asked for.
-        evaluations: Φ evaluations per level, finest first.
+        evaluations: Φ evaluations per level, finest first; those of F-points swept again for "c_points" not counted.
         sequential_depth: the longest chain of dependent Φ evaluations, all that is independent running side by side.
         messages, bytes_sent: what this rank sent to others.
     """

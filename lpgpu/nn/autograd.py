@@ -17,7 +17,7 @@ from lpgpu.nn.propagators import AdjointPropagator, ForwardPropagator, Layers
 class Propagation:
     """How one call is propagated, and who hears of its results: all but the tensors.
 
-    `forward_done` and `adjoint_done` receive the results of the solves.
+    `forward_done` and `adjoint_done` receive the results of the solves. `differentiable`: an adjoint may follow.
     """
 
     dt: float
@@ -26,13 +26,14 @@ class Propagation:
     communicator: Communicator
     forward_done: Callable[[SolveResult], None]
     adjoint_done: Callable[[SolveResult], None]
+    differentiable: bool
 
-    def forward(self, layers: Layers, start: Tensor, *, keep: bool) -> "Propagated":
-        """Solve u_{k+1} = Φ_k(u_k) from u_0 = `start`; `keep` for an adjoint to come."""
+    def forward(self, layers: Layers, start: Tensor) -> "Propagated":
+        """Solve u_{k+1} = Φ_k(u_k) from u_0 = `start`."""
         hierarchy = self.solver.hierarchy(self.num_steps)
         u = self._states(hierarchy.grids[0], layers, start)
         u.start.copy_(start)
-        keep = keep and isinstance(u, AllPoints)
+        keep = self.differentiable and isinstance(u, AllPoints)
         propagator = ForwardPropagator(layers, self.dt, len(hierarchy.grids), keep=keep)
         self.forward_done(solve(propagator, hierarchy, u, self.solver, communicator=self.communicator))
         return Propagated(self, propagator, u)
@@ -106,7 +107,7 @@ class PropagateEnd(torch.autograd.Function):
     def forward(
         ctx, propagation: Propagation, layers_for: Callable[..., Layers], x: Tensor, *parameters: Tensor
     ) -> Tensor:
-        propagated = propagation.forward(layers_for(parameters), x, keep=any(ctx.needs_input_grad))
+        propagated = propagation.forward(layers_for(parameters), x)
         propagated.release_scratch()
         ctx.save_for_backward(propagated.token(), *parameters)  # parameters: to raise when one was changed in place
         return propagated.end()
@@ -137,7 +138,7 @@ class PropagateSequence(torch.autograd.Function):
         w: Tensor,
         b: Tensor | None,
     ) -> Tensor:
-        propagated = propagation.forward(layers_for(x, w, b), h_0, keep=any(ctx.needs_input_grad))
+        propagated = propagation.forward(layers_for(x, w, b), h_0)
         h = propagated.all_points()
         ctx.save_for_backward(propagated.token(), h, x, w, b)  # the last three: to raise when one was changed in place
         return h[1:].clone()

@@ -72,7 +72,7 @@ class GRU(nn.GRU):
 
     @property
     def solver(self) -> Solver:
-        """How to propagate: MGRIT or Serial."""
+        """How to propagate: MGRIT(...), Parareal(...) or Serial()."""
         return self._solver
 
     @solver.setter
@@ -100,7 +100,8 @@ class GRU(nn.GRU):
             output [T, B, directions · hidden_size] (as `input` in order and batching), and h_n like `hx`.
 
         Raises:
-            RuntimeError, ValueError: for shapes and dtypes that torch.nn.GRU refuses, and for lengths that do not fit.
+            RuntimeError, ValueError: for shapes and dtypes that torch.nn.GRU refuses, lengths that do not fit, and on a
+                CPU for an `input` (padding too) or `hx` that is not finite.
             TypeError: for a PackedSequence.
         """
         x, hx, batched = self._checked(input, hx)
@@ -125,6 +126,9 @@ class GRU(nn.GRU):
             return x.squeeze(1), h_n.squeeze(1)
         return x.transpose(0, 1) if self.batch_first else x, h_n
 
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, formulation={self.formulation!r}, dt={self.dt}, solver={self.solver}"
+
     def _solve(self, x: Tensor, h_0: Tensor, padded: Tensor | None, which: int, *, reverse: bool) -> Tensor:
         """The states h_1 … h_T of one layer in one direction, in the order they are computed."""
         layer, _ = divmod(which, self._directions)
@@ -146,6 +150,7 @@ class GRU(nn.GRU):
             communicator=self._communicator,
             forward_done=lambda result: self.forward_results.__setitem__(which, result),
             adjoint_done=lambda result: self.adjoint_results.__setitem__(which, result),
+            differentiable=torch.is_grad_enabled(),
         )
         return PropagateSequence.apply(propagation, self._layers, products, h_0, w_h, b_h)
 
@@ -181,8 +186,8 @@ class GRU(nn.GRU):
                     f"{name} is {tensor.dtype} on {tensor.device}, the weights are {self.weight_ih_l0.dtype} on "
                     f"{self.weight_ih_l0.device}; convert one of them with .to(...)"
                 )
-        if x.device.type == "cpu" and not torch.isfinite(x).all():
-            raise ValueError("input has entries that are NaN or infinite; expected finite numbers")
+            if tensor.device.type == "cpu" and not torch.isfinite(tensor).all():
+                raise ValueError(f"{name} has entries that are NaN or infinite; expected finite numbers")
         x = x.transpose(0, 1) if self.batch_first else x
         if not len(x):
             raise ValueError(f"input is {tuple(input.shape)}; expected at least one time step")

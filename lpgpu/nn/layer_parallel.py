@@ -101,6 +101,7 @@ class LayerParallel(nn.Module):
             communicator=self._communicator,
             forward_done=lambda result: setattr(self, "forward_result", result),
             adjoint_done=lambda result: setattr(self, "adjoint_result", result),
+            differentiable=torch.is_grad_enabled(),
         )
         return PropagateEnd.apply(propagation, layers_for, x, *parameters)
 

@@ -85,8 +85,14 @@ def _check_uniform(modules: list[nn.Module]) -> None:
 
 def _signature(module: nn.Module) -> str:
     named: list[tuple[str, Tensor]] = [*module.named_parameters(), *module.named_buffers()]
-    tensors = (f"{name}: {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in named)
-    return "\n".join((repr(module), *tensors))
+    tensors = (f"{name}: {tuple(t.shape)} {t.dtype} requires_grad={t.requires_grad}" for name, t in named)
+    plain = (
+        f"{part}.{name} = {value!r}"
+        for part, submodule in module.named_modules()
+        for name, value in vars(submodule).items()
+        if isinstance(value, bool | int | float | str)
+    )
+    return "\n".join((repr(module), *tensors, *plain))
 
 
 def _slots(modules: list[nn.Module]) -> Iterator[tuple[nn.Module, str, list[Tensor]]]:

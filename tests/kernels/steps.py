@@ -14,7 +14,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "smooth_relu": lambda z: torch.where(z.abs() < ETA, z**2 / (4 * ETA) + z / 2 + ETA / 4, torch.relu(z)),
     "tanh": torch.tanh,
 }
-"""The formulas as METHODS.md section 2 has them."""
+"""The formulas, term by term."""
 
 
 def contiguous(t: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ class Problem(NamedTuple):
     lam: Tensor
 
     def plain(self, h: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """h⁺ as METHODS.md section 2 has it, from h, x and y = W h + b."""
+        """h⁺ by its formula, from h, x and y = W h + b."""
         (x_r, x_z, x_n), (y_r, y_z, q) = x.chunk(3, -1), y.chunk(3, -1)
         z, n = torch.sigmoid(x_z + y_z), torch.tanh(x_n + torch.sigmoid(x_r + y_r) * q)
         d = self.dt * (1 - z)

@@ -123,7 +123,7 @@ def test_networks_report_the_formula_in_both_directions(
 def test_first_sweep_then_two_sweeps_a_cycle_for_fcf_and_one_for_f(
     num_steps: int, coarsening: int, reverse: bool, seed: int
 ) -> None:
-    """METHODS.md section 1, word for word: N − ⌊N/m⌋ before the first cycle, then 2N or N in each."""
+    """N − ⌊N/m⌋ before the first cycle, then 2N or N in each."""
     assume(num_steps // coarsening >= 2)
     torch.manual_seed(seed)
     problem = Problem(num_steps, reverse=reverse)

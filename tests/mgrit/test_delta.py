@@ -172,7 +172,7 @@ def test_without_delta_one_cycle_is_not_exact(levels: int, reverse: bool, initia
 @pytest.mark.parametrize("levels", [2, 3])
 @pytest.mark.parametrize("relaxation", ["F", "FCF"])
 def test_where_the_diagonal_is_the_jacobian_convergence_is_quadratic(levels: int, relaxation: Any) -> None:
-    """Each error is at most the square of the one before; without Δ that fails."""
+    """Each error is within a small multiple of the square of the one before; without Δ that fails."""
     problem = Problem(Sines, 128)
     options: dict[str, Any] = {"levels": levels, "relaxation": relaxation, "initial_guess": "constant"}
 
@@ -180,7 +180,7 @@ def test_where_the_diagonal_is_the_jacobian_convergence_is_quadratic(levels: int
         return [problem.solve(cycles, delta=delta, **options).error for cycles in range(4)]
 
     for before, after in pairwise(errors("diagonal")):
-        assert after <= max(before**2, 1e-14)
+        assert after <= max(4 * before**2, 1e-14)
     *_, before, after = errors("none")
     assert after > 5 * before**2
 

@@ -76,7 +76,7 @@ def assert_same(
 
 
 def loop(gru: GRU, x: Tensor, h_0: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The recurrence word for word, METHODS.md section 2, one step after the other; `x` [T, B, features]."""
+    """The recurrence word for word, one step after the other; `x` [T, B, features]."""
     last_states = []
     for layer in range(gru.num_layers):
         directions = []

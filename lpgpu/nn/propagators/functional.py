@@ -11,7 +11,7 @@ from lpgpu.nn.schemes import SCHEMES
 
 Named = dict[str, Tensor]
 
-_VMAP_REFUSAL = ("vmap", "functorch", "torch.func")
+_VMAP_REFUSAL = ("vmap", "functorch", "torch.func", "Batching rule")
 
 
 class FunctionalLayers(Layers):
@@ -43,14 +43,15 @@ class FunctionalLayers(Layers):
 
         def phi(theta: Named, buffers: Named, u: Tensor) -> Tensor:
             def block(*arguments):
-                return functional_call(self.module, {**theta, **buffers}, arguments)
+                out = functional_call(self.module, {**theta, **buffers}, arguments)
+                _check_like(out, u)
+                return out
 
             return block(dt, u) if self.form == "step" else SCHEMES[self.scheme](block, dt, u)
 
         buffers = _sliced(self.buffers, layers)
         versions = {name: buffer._version for name, buffer in self.buffers.items()}
         out = _batched(phi, theta, buffers, u)
-        _check_like(out, u)
         changed = [name for name, buffer in self.buffers.items() if buffer._version != versions[name]]
         if changed:
             raise RuntimeError(
@@ -106,8 +107,7 @@ def _check_like(out: object, u: Tensor) -> None:
     for what in ("shape", "dtype", "device"):
         came, expected = getattr(out, what), getattr(u, what)
         if came != expected:
-            if what == "shape":
-                came, expected = tuple(came[1:]), tuple(expected[1:])
+            came, expected = (tuple(came), tuple(expected)) if what == "shape" else (came, expected)
             raise ValueError(
                 f"the block changes the state's {what} from {expected} to {came}; every layer must keep it"
             )
