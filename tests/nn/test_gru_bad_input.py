@@ -186,11 +186,11 @@ class TestNonFinite:
         assert gru.forward_results == [None]
 
     @pytest.mark.parametrize("solver", [MGRIT(), Serial()], ids=["MGRIT", "Serial"])
-    def test_states_and_weights_are_reported_at_least(self, solver: MGRIT | Serial) -> None:
+    def test_states_are_refused_and_weights_reported(self, solver: MGRIT | Serial) -> None:
         gru = network(solver=solver)
         hx = inputs(1, BATCH, WIDTH)
         hx[0, 0, 0] = math.nan
-        with pytest.warns(DivergenceWarning, match="forward solve has non-finite states"):
+        with pytest.raises(ValueError, match="hx has entries that are NaN or infinite"):
             gru(inputs(), hx)
         with torch.no_grad():
             gru.weight_hh_l0[0, 0] = math.nan
