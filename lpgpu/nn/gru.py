@@ -10,12 +10,13 @@ from torch.nn.utils.rnn import PackedSequence
 
 from lpgpu.comm import as_communicator
 from lpgpu.kernels.implicit_gru import FORMULATIONS
-from lpgpu.mgrit import MGRIT, Serial, Solver, SolveResult
+from lpgpu.mgrit import MGRIT, Solver, SolveResult
 from lpgpu.nn.autograd import PropagateSequence, Propagation
 from lpgpu.nn.propagators.gru import GRULayers
+from lpgpu.nn.solved import Solved
 
 
-class GRU(nn.GRU):
+class GRU(Solved, nn.GRU):
     """A GRU over long sequences, solved by MGRIT over the time steps, forward and backward.
 
     It takes the place of torch.nn.GRU but by default computes something else, in training and in eval: the *implicit*
@@ -69,17 +70,6 @@ class GRU(nn.GRU):
         self.solver = MGRIT() if solver is None else solver
         self.forward_results: list[SolveResult | None] = [None] * (num_layers * self._directions)
         self.adjoint_results: list[SolveResult | None] = [None] * (num_layers * self._directions)
-
-    @property
-    def solver(self) -> Solver:
-        """How to propagate: MGRIT(...), Parareal(...) or Serial()."""
-        return self._solver
-
-    @solver.setter
-    def solver(self, solver: Solver) -> None:
-        if not isinstance(solver, MGRIT | Serial):
-            raise TypeError(f"solver is {solver!r}; expected an MGRIT(...), Parareal(...) or Serial()")
-        self._solver = solver
 
     @property
     def _directions(self) -> int:

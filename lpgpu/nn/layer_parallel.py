@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from lpgpu.comm import as_communicator
-from lpgpu.mgrit import MGRIT, Serial, Solver, SolveResult
+from lpgpu.mgrit import MGRIT, Solver, SolveResult
 from lpgpu.nn.autograd import PropagateEnd, Propagation
 from lpgpu.nn.propagators import Layers, layers_of
 from lpgpu.nn.schemes import SCHEMES, Step
+from lpgpu.nn.solved import Solved
 from lpgpu.nn.stacking import layer_weights, stack
 
 
-class LayerParallel(nn.Module):
+class LayerParallel(Solved, nn.Module):
     """u_{k+1} = Φ_k(u_k), k = 0 … N−1, u_0 = x; returns u_N.
 
     With `form="rhs"` the block is f(u) and Φ_k one step of `scheme` for u′ = f(u) with Δt = Tf/N; with `form="step"`
@@ -67,17 +68,6 @@ class LayerParallel(nn.Module):
     def dt(self) -> float:
         """Δt = Tf / N."""
         return self.Tf / self.num_steps
-
-    @property
-    def solver(self) -> Solver:
-        """How to propagate: MGRIT or Serial."""
-        return self._solver
-
-    @solver.setter
-    def solver(self, solver: Solver) -> None:
-        if not isinstance(solver, MGRIT | Serial):
-            raise TypeError(f"solver is {solver!r}; expected an MGRIT(...), Parareal(...) or Serial()")
-        self._solver = solver
 
     def forward(self, x: Tensor) -> Tensor:
         """u_N for u_0 = `x` [batch, ...]; the same shape.
