@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from lpgpu.kernels.sweep import Sweep
+
 
 class Linearisation(ABC):
     """∂Φ_k at the states of K layers, kept as long as it is of use."""
@@ -22,8 +24,12 @@ class Linearisation(ABC):
         raise NotImplementedError(f"{type(self).__name__} has no closed formula for the Jacobian's diagonal")
 
     def __getitem__(self, steps: slice) -> "Linearisation":
-        """That of some of the K layers, where `Layers.join` is offered."""
+        """That of some of the K layers, where `Layers.join` or `Layers.fuses_sweeps` is offered."""
         raise NotImplementedError(f"{type(self).__name__} cannot be sliced")
+
+    def sweep(self, lam: Tensor, sweep: Sweep, **options: Tensor | None) -> None:
+        """March λ through `sweep` in one go, in place, where `Layers.fuses_sweeps`; arguments as for `Layers.sweep`."""
+        raise NotImplementedError(f"{type(self).__name__} has no fused sweep")
 
     @abstractmethod
     def parameter_gradients(self, lam: Tensor) -> Sequence[Tensor | None]:
@@ -52,6 +58,17 @@ class Layers(ABC):
     @abstractmethod
     def linearise(self, layers: slice, dt: float, u: Tensor, kept: Any = None) -> Linearisation:
         """∂Φ_k at u_k; `kept` is what `advance` returned for these layers and states, if it was kept."""
+
+    def fuses_sweeps(self, like: Tensor) -> bool:
+        """Whether `sweep`, here and of linearisations, is the way for states like `like`."""
+        return False
+
+    def sweep(self, layers: slice, dt: float, u: Tensor, sweep: Sweep, **options: Tensor | None) -> None:
+        """March u [K + 1, ...] through `sweep` of the K layers in one go, in place.
+
+        `options` are `g`, `delta`, `anchors` and `products`, any of them None, as `kernels.sweep` describes them.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no fused sweep")
 
     def join(self, kept: Sequence[Any]) -> Any:
         """What `advance` kept of layers one by one, as if of all at once: to linearise them in one pass.

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
+from lpgpu.kernels.sweep import Sweep
 from lpgpu.mgrit import AllPoints, CPointsOnly, Delta, Grid, Propagator, States, Window
 from lpgpu.mgrit.hierarchy import length
 from lpgpu.nn.propagators.layers import Layers, Linearisation
@@ -36,6 +36,20 @@ class ForwardPropagator(Propagator):
     def _step(self, grid: Grid, layers: slice, u: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
         self.layers.advance(_of_network(layers, grid), self.dt * grid.stride, u, out, diagonal=diagonal)
 
+    def _sweep(
+        self,
+        window: Window,
+        steps: list[slice],
+        u: Tensor,
+        g: Tensor | None,
+        delta: Delta | None,
+        products: Tensor | None,
+    ) -> None:
+        if not (steps and self.layers.fuses_sweeps(u)):
+            return super()._sweep(window, steps, u, g, delta, products)
+        layers, dt = _of_network(_layers(window), window.grid), self.dt * window.grid.stride
+        self.layers.sweep(layers, dt, u, _geometry(window, steps), products=products, **_options(window, g, delta))
+
     def _step_in_sweep(self, grid: Grid, layers: slice, u: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
         if not (self.keep and grid.level == 0):
             return self._step(grid, layers, u, out, diagonal)
@@ -61,6 +75,7 @@ class AdjointPropagator(Propagator):
         self.has_diagonal = forward.has_diagonal
         self.prefers_delta = forward.prefers_delta
         self._linearisations: dict[tuple[int, int, int, int], Linearisation] = {}
+        self._whole_levels: dict[int, Linearisation | None] = {}
         self._swept_again: tuple[Window, Tensor] | None = None
 
     def parameter_gradients(self, lam: States, g: Tensor | None = None) -> list[Tensor | None]:
@@ -68,7 +83,7 @@ class AdjointPropagator(Propagator):
 
         `lam` and `g` are the solved states and the right-hand side of the adjoint problem.
         """
-        if (whole := self._whole) is not None and isinstance(lam, AllPoints):
+        if (whole := self._whole(self.grid)) is not None and isinstance(lam, AllPoints):
             return list(whole.parameter_gradients(lam.u[lam.grid.sources(lam.grid.all_layers)]))
         gather = _Gather(self.grid.num_steps)
         grid = lam.grid
@@ -100,7 +115,10 @@ class AdjointPropagator(Propagator):
         products: Tensor | None,
     ) -> None:
         with self._forward_states_in(window):
-            super()._sweep(window, steps, u, g, delta, products)
+            if not (steps and self.forward.layers.fuses_sweeps(u)):
+                return super()._sweep(window, steps, u, g, delta, products)
+            at = self._linearise(window.grid, _layers(window))
+            at.sweep(u, _geometry(window, steps), products=products, **_options(window, g, delta))
 
     def _linearise(self, grid: Grid, layers: slice) -> Linearisation:
         """∂Φ at `layers`: from the states that are stored, and then kept; else from those that were swept again."""
@@ -108,8 +126,8 @@ class AdjointPropagator(Propagator):
         if grid.level == 0 and self._swept_again is not None:
             window, states = self._swept_again
             return self.forward.layers.linearise(of_network, dt, states[window.local(layers)])
-        if self._whole is not None:
-            return self._whole[layers]
+        if (whole := self._whole(grid)) is not None:
+            return whole[layers]
         key = (grid.level, layers.start, layers.stop, layers.step)
         if key not in self._linearisations:
             kept = self.forward.kept(grid, layers)
@@ -117,18 +135,25 @@ class AdjointPropagator(Propagator):
             self._linearisations[key] = self.forward.layers.linearise(of_network, dt, u, kept)
         return self._linearisations[key]
 
-    @cached_property
-    def _whole(self) -> Linearisation | None:
-        """∂Φ at all layers of a single level, made in one pass from what each step kept; None where that is not so."""
-        if self.grid.coarsening is not None or not isinstance(self.u, AllPoints):
+    def _whole(self, grid: Grid) -> Linearisation | None:
+        """∂Φ at all layers of a level, made in one pass; None where it is made slice by slice."""
+        if grid.level not in self._whole_levels:
+            self._whole_levels[grid.level] = self._linearise_whole(grid)
+        return self._whole_levels[grid.level]
+
+    def _linearise_whole(self, grid: Grid) -> Linearisation | None:
+        """For fused sweeps; and for a single level, from what each step kept, where these can be joined."""
+        if grid.level == 0 and not isinstance(self.u, AllPoints):
             return None
-        layers, all_layers = self.forward.layers, self.grid.all_layers
-        steps = [slice(k, k + 1, self.grid.interval) for k in self.grid.all_positions]
-        kept = [self.forward.kept(self.grid, step) for step in steps]
+        layers, of_network = self.forward.layers, _of_network(grid.all_layers, grid)
+        u, dt = self._stored(of_network), self.forward.dt * grid.stride
+        if layers.fuses_sweeps(u):
+            return layers.linearise(of_network, dt, u)
+        if grid.level > 0 or grid.coarsening is not None:
+            return None
+        kept = [self.forward.kept(grid, slice(k, k + 1, grid.interval)) for k in range(grid.num_steps)]
         joined = None if any(each is None for each in kept) else layers.join(kept)
-        if joined is None:
-            return None
-        return layers.linearise(all_layers, self.forward.dt, self._stored(all_layers), joined)
+        return None if joined is None else layers.linearise(of_network, dt, u, joined)
 
     def _stored(self, layers: slice) -> Tensor:
         """u at the points that `layers` of the network start from, all of which are stored."""
@@ -167,6 +192,26 @@ class _Gather:
         for whole, part in zip(self.gradients, gradients, strict=True):
             if whole is not None and part is not None:
                 whole[layers] = part
+
+
+def _layers(window: Window) -> slice:
+    return slice(window.first, window.stop, 1)
+
+
+def _geometry(window: Window, steps: list[slice]) -> Sweep:
+    """The steps of a sweep, as a fused sweep is told of them."""
+    first = steps[0].start - window.first
+    return Sweep(window.stop - window.first, first, window.grid.interval, len(steps), window.grid.reverse)
+
+
+def _options(window: Window, g: Tensor | None, delta: Delta | None) -> dict[str, Tensor | None]:
+    """Right-hand side and Δ of the window's points and layers."""
+    layers = _layers(window)
+    return {
+        "g": None if g is None else g[window.points],
+        "delta": None if delta is None else delta.values[layers],
+        "anchors": None if delta is None else delta.anchors[layers],
+    }
 
 
 def _of_network(layers: slice, grid: Grid) -> slice:

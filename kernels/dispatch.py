@@ -1,0 +1,125 @@
+"""Which backend runs an operation, and why: CUDA tensors take the fused kernels, CPU tensors the reference.
+
+`LPGPU_KERNELS` (auto, fused or reference), or `with backend("reference")`, overrides that. Where a fused kernel
+refuses tensors on a GPU, the reference runs instead and says so once; `LPGPU_STRICT=1` makes that an error. Counters
+tell what ran. "fused" on CPU tensors needs Triton's interpreter (`TRITON_INTERPRET=1`, before lpgpu is imported).
+"""
+
+import importlib.util
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any, Literal, get_args
+
+from torch import Tensor
+
+Backend = Literal["auto", "fused", "reference"]
+
+calls: Counter[tuple[str, str]] = Counter()
+"""(operation, "fused" or "reference") → calls so far."""
+launches: Counter[str] = Counter()
+"""Kernel → launches so far."""
+reasons: dict[str, str] = {}
+"""Operation → one line saying why its latest call took the backend it took."""
+
+_backend: ContextVar[Backend | None] = ContextVar("lpgpu_kernels", default=None)
+_said: set[tuple[str, str]] = set()
+
+
+class KernelFallbackWarning(RuntimeWarning):
+    """A slower path was taken on a GPU."""
+
+
+class KernelFallbackError(RuntimeError):
+    """As KernelFallbackWarning under `LPGPU_STRICT=1`, or where "fused" was asked for."""
+
+
+@contextmanager
+def backend(name: Backend) -> Iterator[None]:
+    """Within the context operations run on this backend; "auto" chooses by the tensors' device.
+
+    Raises:
+        ValueError: for a name that is none of these.
+    """
+    token = _backend.set(_checked(name, "backend"))
+    try:
+        yield
+    finally:
+        _backend.reset(token)
+
+
+def current_backend() -> Backend:
+    """What the context manager says, else what `LPGPU_KERNELS` says, else "auto".
+
+    Raises:
+        ValueError: where `LPGPU_KERNELS` is none of auto, fused, reference.
+    """
+    return _backend.get() or _checked(os.environ.get("LPGPU_KERNELS", "auto"), "LPGPU_KERNELS")
+
+
+def is_fused(operation: str, like: Tensor, refusal: str | None = None) -> bool:
+    """Whether `operation` on tensors like `like` takes its fused kernel; counts the call and keeps the reason.
+
+    `refusal` is why the fused kernel cannot take these tensors, or None.
+
+    Raises:
+        KernelFallbackError: where the fused kernel was asked for, or strictness was, and it cannot run.
+    """
+    fused, reason = _decide(operation, like.device.type, refusal)
+    calls[operation, "fused" if fused else "reference"] += 1
+    reasons[operation] = reason
+    return fused
+
+
+def could_fuse(like: Tensor) -> bool:
+    """Whether fused kernels come into question for tensors like `like`, whatever the operation."""
+    wanted = current_backend()
+    return wanted == "fused" or (wanted == "auto" and like.device.type == "cuda")
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
+    """Launch a Triton kernel, and count it."""
+    launches[kernel.__name__] += 1
+    kernel[grid](*arguments, **options)
+
+
+@cache
+def has_triton() -> bool:
+    """Whether Triton can be imported."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def interpreted() -> bool:
+    """Whether Triton's kernels run in its interpreter, on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _decide(operation: str, device: str, refusal: str | None) -> tuple[bool, str]:
+    wanted = current_backend()
+    if wanted == "reference":
+        return False, "the reference was asked for"
+    if wanted == "auto" and device != "cuda":
+        return False, f"{device} tensors take the reference"
+    if not has_triton():
+        refusal = "triton is not installed (pip install triton)"
+    elif device != "cuda" and not interpreted():
+        refusal = f"{device} tensors need Triton's interpreter (TRITON_INTERPRET=1)"
+    if refusal is None:
+        return True, "fused"
+    message = f"{operation}: the fused kernel cannot run: {refusal}"
+    if wanted == "fused" or os.environ.get("LPGPU_STRICT") == "1":
+        raise KernelFallbackError(f"{message}. LPGPU_KERNELS=reference takes the slower path")
+    if (operation, refusal) not in _said:
+        _said.add((operation, refusal))
+        warnings.warn(f"{message}; the slower reference runs instead", KernelFallbackWarning, stacklevel=4)
+    return False, refusal
+
+
+def _checked(name: str, where: str) -> Backend:
+    if name not in get_args(Backend):
+        raise ValueError(f"{where} is {name!r}; expected one of {', '.join(get_args(Backend))}")
+    return name  # pyright: ignore[reportReturnType]

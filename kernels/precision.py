@@ -1,0 +1,42 @@
+"""One knob for how fp32 products are computed, in the fused kernels and in the library's GEMMs alike.
+
+"ieee": fp32 throughout. "tf32x3": three TF32 products, as accurate as fp32 to rounding, on the matrix units. "tf32",
+"bf16": operands rounded to 10 or 7 bits. Sums are kept in fp32 always; fp64 and half-precision tensors are not touched.
+An MGRIT residual cannot fall below the precision its Φ is computed in: with "tf32" it stalls near 1e-3 of the states,
+with "bf16" near 1e-2.
+"""
+
+from typing import Literal, get_args
+
+import torch
+
+Precision = Literal["ieee", "tf32x3", "tf32", "bf16"]
+
+_OF_TORCH: dict[str, Precision] = {"highest": "tf32x3", "high": "tf32", "medium": "bf16"}
+_TO_TORCH: dict[Precision, str] = {"ieee": "highest", "tf32x3": "highest", "tf32": "high", "bf16": "medium"}
+
+_chosen: Precision | None = None
+
+
+def set_precision(precision: Precision) -> None:
+    """Choose for the whole process; the library's GEMMs follow by `torch.set_float32_matmul_precision`.
+
+    Raises:
+        ValueError: for a name that is none of ieee, tf32x3, tf32, bf16.
+    """
+    global _chosen
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision is {precision!r}; expected one of {', '.join(get_args(Precision))}")
+    torch.set_float32_matmul_precision(_TO_TORCH[precision])
+    _chosen = precision
+
+
+def get_precision() -> Precision:
+    """What was chosen; where torch's own setting has been changed since, or nothing was, what that amounts to."""
+    of_torch = torch.get_float32_matmul_precision()
+    return _chosen if _chosen is not None and _TO_TORCH[_chosen] == of_torch else _OF_TORCH[of_torch]
+
+
+def dot_precision(dtype: torch.dtype) -> Precision:
+    """What a fused kernel's products of `dtype` tensors take: the knob for fp32; others go in as they are ("ieee")."""
+    return get_precision() if dtype == torch.float32 else "ieee"
