@@ -26,7 +26,8 @@ class Sweep:
     window of its own.
 
     Raises:
-        ValueError: for a sweep that leaves its window, or whose intervals are of unequal length in reverse.
+        ValueError: for a sweep that leaves its window, whose intervals run into each other, or are of unequal length in
+            reverse.
     """
 
     num_layers: int
@@ -39,6 +40,8 @@ class Sweep:
         last = self.first + (1 - self.steps if self.reverse else self.steps - 1)
         if self.steps < 1 or self.interval < 1 or not (0 <= self.first < self.num_layers and last >= 0):
             raise ValueError(f"{self} leaves its window; expected steps within layers 0 … {self.num_layers - 1}")
+        if self.steps >= self.interval and self.num_intervals > 1:
+            raise ValueError(f"{self} writes the states that other intervals start from; expected fewer steps")
         if self.reverse and len(range(self.first, self.num_layers, self.interval)) != self.num_intervals:
             raise ValueError(f"{self} meets a short interval in reverse; sweep that as a window of its own")
 

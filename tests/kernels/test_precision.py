@@ -1,0 +1,48 @@
+"""The precision knob, and that PyTorch's own follows it and overrides it."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from lpgpu.kernels import precision
+from lpgpu.kernels.precision import dot_precision, get_precision, set_precision
+
+
+@pytest.fixture(autouse=True)
+def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    monkeypatch.setattr(precision, "_chosen", None)
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def test_fp32_products_are_fp32_to_rounding_by_default() -> None:
+    assert get_precision() == dot_precision(torch.float32) == "tf32x3"
+
+
+@pytest.mark.parametrize(
+    ("name", "of_torch"), [("ieee", "highest"), ("tf32x3", "highest"), ("tf32", "high"), ("bf16", "medium")]
+)
+def test_the_library_follows(name: precision.Precision, of_torch: str) -> None:
+    set_precision(name)
+    assert get_precision() == name
+    assert torch.get_float32_matmul_precision() == of_torch
+
+
+@pytest.mark.parametrize(("of_torch", "name"), [("highest", "tf32x3"), ("high", "tf32"), ("medium", "bf16")])
+def test_what_is_said_to_torch_afterwards_holds(of_torch: str, name: str) -> None:
+    set_precision("ieee" if of_torch != "highest" else "tf32")
+    torch.set_float32_matmul_precision(of_torch)
+    assert get_precision() == name
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_it_is_for_fp32_only(dtype: torch.dtype) -> None:
+    set_precision("tf32")
+    assert dot_precision(dtype) == "ieee"
+
+
+def test_other_names_are_refused() -> None:
+    with pytest.raises(ValueError, match="precision is 'fp8'; expected one of ieee, tf32x3, tf32, bf16"):
+        set_precision("fp8")  # pyright: ignore[reportArgumentType]
