@@ -1,4 +1,4 @@
-"""The fused kernels in Triton's interpreter, each file in a process of its own: what is decorated there cannot compile."""
+"""The fused kernels in Triton's interpreter, a process to each file: what is decorated there cannot be compiled."""
 
 import importlib.util
 import os
