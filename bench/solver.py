@@ -1,6 +1,6 @@
 """Forward + backward by MGRIT against serial PyTorch: time, gradient error, work and memory, measured in one run.
 
-    python bench/solver.py [--cases dense-8x1024,conv-8x64] [--repeats 5] [--json FILE]
+    python bench/solver.py [--cases dense-8x1024,conv-8x64] [--device cuda] [--quick] [--repeats 5] [--json FILE]
 
 Serial PyTorch is autograd through an nn.Sequential of the same layers, or torch.nn.GRU. Times are medians; on a noisy
 machine only their ratio means something. The gradient error is ‖g − g_exact‖₂ / ‖g_exact‖₂ over all parameters, with
@@ -79,33 +79,49 @@ CASES = [
     layers("conv-8x64", lambda: ConvBlock(8, convolutions=2), 64, (50, 8, 28, 28)),
     gru("gru-100x128", 128, 100, 2, 100),
     gru("gru-64x1024", 1024, 64, 1, 16),
+    gru("gru-128x1024", 1024, 128, 1, 16),
 ]
 
 
-def settings() -> Iterator[MGRIT]:
-    """Levels 2–3, m = 4, 8, 16, 32, and iterations forward/adjoint from 0/0 to 2/2, F- and FCF-relaxed."""
-    iterations = ((0, 0), (1, 0), (1, 1), (2, 1), (2, 2))
-    for levels, m, relaxation, (forward, adjoint) in itertools.product(
-        (2, 3), (4, 8, 16, 32), ("F", "FCF"), iterations
-    ):
+def settings(quick: bool) -> Iterator[MGRIT]:
+    """Levels 2–3, m = 4, 8, 16, 32, and iterations forward/adjoint from 0/0 to 2/2, F- and FCF-relaxed.
+
+    `quick`: only m = 8, 16, 32 and 1/1 or 2/1 iterations.
+    """
+    iterations = ((1, 1), (2, 1)) if quick else ((0, 0), (1, 0), (1, 1), (2, 1), (2, 2))
+    coarsenings = (8, 16, 32) if quick else (4, 8, 16, 32)
+    for levels, m, relaxation, (forward, adjoint) in itertools.product((2, 3), coarsenings, ("F", "FCF"), iterations):
         if forward == 0 and relaxation == "FCF":
             continue  # without a cycle there is no relaxation to choose
         yield MGRIT(levels=levels, coarsening=m, relaxation=relaxation, iterations=forward, adjoint_iterations=adjoint)
 
 
 def median_seconds(run: Callable[[], object], repeats: int) -> float:
-    """The median time of `run` after one call that is not counted."""
+    """The median time of `run` after one call that is not counted; on a GPU until it has finished there."""
     times = []
     run()
     for _ in range(repeats):
+        wait()
         began = time.perf_counter()
         run()
+        wait()
         times.append(time.perf_counter() - began)
     return statistics.median(times)
 
 
+def wait() -> None:
+    """Wait for the GPU, if it is in use."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
 def peak_bytes(run: Callable[[], object]) -> int:
     """The most memory that `run` held at once, beyond what was held before."""
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         run()
     kineto = profile.profiler.kineto_results  # pyright: ignore
@@ -137,20 +153,20 @@ def results(net: LayerParallel | GRU) -> tuple[SolveResult, SolveResult]:
     return forward, adjoint
 
 
-def measure(case: Case, repeats: int) -> Iterator[Row]:
+def measure(case: Case, repeats: int, device: str, quick: bool) -> Iterator[Row]:
     """Our exact propagation, then every setting of MGRIT, each against serial PyTorch timed beside it."""
     torch.manual_seed(0)
-    net = case.network()
+    net = case.network().to(device)
     if not isinstance(net, LayerParallel | GRU):
         raise TypeError(f"{case.name} is {type(net).__name__}; expected a LayerParallel or a GRU")
-    baseline = case.baseline(net)
-    x = torch.randn(case.shape, requires_grad=True)
+    baseline = case.baseline(net).to(device)
+    x = torch.randn(case.shape, device=device, requires_grad=True)
     y = net(x)
     weight = torch.randn_like(y[1] if isinstance(y, tuple) else y)
     net.solver = Serial()
     step(net, x, weight)
     exact, baseline_memory = gradient(net), peak_bytes(lambda: step(baseline, x, weight))
-    for solver in (Serial(), *settings()):
+    for solver in (Serial(), *settings(quick)):
         if len(solver.hierarchy(case.steps).grids) < (solver.levels if isinstance(solver, MGRIT) else 1):
             continue
         net.solver = solver
@@ -193,23 +209,28 @@ def line(row: Row) -> str:
 def main() -> None:
     """Measure the chosen cases, print a table each, and write all rows as JSON where asked to."""
     names = [case.name for case in CASES]
-    parser = argparse.ArgumentParser(description="MGRIT against serial PyTorch, forward + backward, one thread")
+    parser = argparse.ArgumentParser(description="MGRIT against serial PyTorch, forward + backward")
     parser.add_argument("--cases", default=",".join(names), help="which, separated by commas (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu (one thread) or cuda (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="fewer settings of the solver")
     parser.add_argument("--repeats", type=int, default=5, help="timed runs of each setting (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="where to write all rows as JSON")
     arguments = parser.parse_args()
     if unknown := set(arguments.cases.split(",")) - set(names):
         parser.error(f"unknown cases {sorted(unknown)}; there are {', '.join(names)}")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: PyTorch finds no CUDA GPU here")
+    where = torch.cuda.get_device_name() if arguments.device == "cuda" else "one thread"
     torch.set_num_threads(1)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler, which counts memory here, is chatty
     rows: list[Row] = []
     for case in CASES:
         if case.name not in arguments.cases.split(","):
             continue
-        print(f"\n## {case.name}, input {case.shape}, one thread, torch {torch.__version__}\n\n{HEADER}")
+        print(f"\n## {case.name}, input {case.shape}, {where}, torch {torch.__version__}\n\n{HEADER}")
         print("|---" * 9 + "|")
         measured = []
-        for row in measure(case, arguments.repeats):
+        for row in measure(case, arguments.repeats, arguments.device, arguments.quick):
             measured.append(row)
             print(line(row), flush=True)
         parallel = [row for row in measured if max(row.depth, row.adjoint_depth) < case.steps]  # else it is serial
@@ -219,7 +240,8 @@ def main() -> None:
         print(f"\nsoonest within a gradient error of {TARGET:g}, below serial depth: {found}")
         rows += measured
     if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        about = {"where": where, "torch": torch.__version__, "rows": [asdict(row) for row in rows]}
+        arguments.json.write_text(json.dumps(about, indent=1) + "\n")
 
 
 if __name__ == "__main__":

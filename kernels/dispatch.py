@@ -10,11 +10,12 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor
 
 Backend = Literal["auto", "fused", "reference"]
@@ -82,9 +83,11 @@ def could_fuse(like: Tensor) -> bool:
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
-    """Launch a Triton kernel, and count it."""
+    """Launch a Triton kernel on its tensors' device and that device's current stream, and count it."""
     launches[kernel.__name__] += 1
-    kernel[grid](*arguments, **options)
+    device = next(argument.device for argument in arguments if isinstance(argument, Tensor))
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        kernel[grid](*arguments, **options)
 
 
 @cache

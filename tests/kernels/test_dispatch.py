@@ -106,6 +106,22 @@ def test_under_the_interpreter_fused_means_cpu_tensors_too(monkeypatch: pytest.M
         assert is_fused("op", CPU)
 
 
+def test_launches_are_counted_and_made_on_the_tensors_device() -> None:
+    seen: list[Any] = []
+
+    class Kernel:
+        __name__ = "kernel"
+
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            return lambda *arguments, **options: seen.append((grid, arguments, options))
+
+    dispatch.launches.clear()
+    dispatch.launch(Kernel(), (3,), None, CPU, 7, num_warps=4)
+    dispatch.launch(Kernel(), (4,), CPU)
+    assert seen == [((3,), (None, CPU, 7), {"num_warps": 4}), ((4,), (CPU,), {})]
+    assert dispatch.launches == {"kernel": 2}
+
+
 def test_kernels_can_be_imported_without_triton() -> None:
     """A process in which `import triton` fails."""
     program = (
