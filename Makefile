@@ -2,6 +2,7 @@
 #   make test    install with the test tools and run all tests
 #   make bench   measure the solver
 #   make gpu     the tests and benchmarks that need a GPU
+#   make mpich   the tests of several ranks again, under MPICH instead of Open MPI
 #   make clean   remove .venv and everything built
 # PYTHON=python3.12 chooses the interpreter that .venv is made with (3.11 or newer).
 # Paths are relative, and tools run as `python -m`, so that the checkout may lie in a folder with a space in its name.
@@ -16,7 +17,7 @@ ifneq ($(shell [ -x $(PY) ] && cat .venv/.where 2>/dev/null),$(CURDIR))
 STALE := stale
 endif
 
-.PHONY: help demo test bench gpu clean stale
+.PHONY: help demo test bench gpu mpich clean stale
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -35,8 +36,20 @@ bench: .venv/.installed-demo
 gpu: .venv/.installed-test
 	@$(PY) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || \
 	{ echo "make gpu: PyTorch finds no CUDA GPU here. Nothing was run; make test runs all that needs none." >&2; exit 1; }
-	@$(PY) -m pytest -m gpu || [ $$? -eq 5 ] # 5: no test is marked gpu
-	@for file in bench/kernels.py bench/solver.py; do [ ! -f $$file ] || $(PY) $$file || exit 1; done
+	@$(PY) -m pytest -m gpu
+	@$(PY) bench/kernels.py --minutes 3
+	@$(PY) bench/solver.py --device cuda --quick --repeats 3 --cases gru-128x1024,dense-64x1024,conv-8x64 \
+	  --json bench/results/solver-gpu.json
+
+# a second environment with another MPI; all else comes from the first
+MPICH := .venv/mpich/bin/python
+mpich: .venv/.installed-test
+	@[ -x $(MPICH) ] || $(PY) -m venv .venv/mpich
+	@$(MPICH) -m pip install -q -c constraints.txt mpich mpi4py
+	@$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	> "$$($(MPICH) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/first.pth"
+	@$(MPICH) -m pytest 'tests/test_mpi.py::test_on_so_many_ranks[2]' 'tests/test_mpi.py::test_on_so_many_ranks[3]' \
+	  tests/comm/test_faults.py
 
 clean:
 	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis

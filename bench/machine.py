@@ -1,11 +1,11 @@
 """What a GPU can do, and what a kernel should take on it: estimates, to be replaced by measurements.
 
-A call of P programs, each of which does F flops and moves B bytes past the chip, runs in waves of SMs × occupancy:
+A launch of P programs, each of which does F flops and moves B bytes past the chip, n of them sharing an SM, takes
 
-    t = ⌈P / (SMs · occupancy)⌉ · max(n F / (0.6 · rate per SM), n SMs · B / bandwidth, steps · latency) + launch
+    t = ⌈P / (SMs · occupancy)⌉ · max(n F / (0.6 · rate of an SM), n SMs B / bandwidth, steps · latency) + overhead
 
-with n the programs that share an SM. Its limit is the roofline's: all flops at the peak rate, or all bytes at the full
-bandwidth, whichever is longer. Peak figures are the vendor's, for dense products; 0.6, latency and launch are guesses.
+The limit is the roofline's: all flops at the peak rate, or all bytes at the full bandwidth, whichever is longer. Peak
+figures are the vendor's, for dense products; 0.6, latency and overhead are guesses.
 """
 
 import math
@@ -48,13 +48,17 @@ MACHINES = (H200, H100, A100)
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What one call does: flops of all products, bytes to and from memory at the least, programs, dependent steps."""
+    """What one call does: flops of all products, bytes to and from memory at the least, and how it is cut up.
+
+    `programs` and dependent `steps` are those of one of its `launches`.
+    """
 
     flops: float
     bytes: float
     programs: int
     steps: int
     unit: str
+    launches: int = 1
 
 
 @dataclass(frozen=True)
@@ -89,10 +93,10 @@ def estimate(work: Work, machine: Machine, *, registers: int, shared: int, num_w
     waves = math.ceil(work.programs / (machine.sms * fits))
     together = min(fits, math.ceil(work.programs / machine.sms))
     busy = min(machine.sms, work.programs)
-    flops, bytes = work.flops / work.programs, work.bytes / work.programs
+    flops, bytes = (total / (work.programs * work.launches) for total in (work.flops, work.bytes))
     by_flops = together * flops / (REACHED * machine.rate(work.unit))
     by_bytes = together * busy * bytes / machine.bandwidth
-    seconds = waves * max(by_flops, by_bytes, work.steps * STEP_LATENCY) + LAUNCH
+    seconds = work.launches * (waves * max(by_flops, by_bytes, work.steps * STEP_LATENCY) + LAUNCH)
     return Estimate(fits, waves, seconds, *limit(work, machine))
 
 

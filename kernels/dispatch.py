@@ -1,8 +1,9 @@
 """Which backend runs an operation, and why: CUDA tensors take the fused kernels, CPU tensors the reference.
 
-`LPGPU_KERNELS` (auto, fused or reference), or `with backend("reference")`, overrides that. Where a fused kernel
-refuses tensors on a GPU, the reference runs instead and says so once; `LPGPU_STRICT=1` makes that an error. Counters
-tell what ran. "fused" on CPU tensors needs Triton's interpreter (`TRITON_INTERPRET=1`, before lpgpu is imported).
+`LPGPU_KERNELS` (auto, fused or reference; read once), or `with backend("reference")`, overrides that. Where a fused
+kernel refuses tensors on a GPU, the reference runs instead and says so once; `LPGPU_STRICT=1` makes that an error.
+Counters tell what ran. "fused" on CPU tensors needs Triton's interpreter (`TRITON_INTERPRET=1`,
+before lpgpu is imported).
 """
 
 import importlib.util
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 Backend = Literal["auto", "fused", "reference"]
+_BACKENDS = get_args(Backend)
 
 calls: Counter[tuple[str, str]] = Counter()
 """(operation, "fused" or "reference") → calls so far."""
@@ -27,6 +29,7 @@ launches: Counter[str] = Counter()
 reasons: dict[str, str] = {}
 """Operation → one line saying why its latest call took the backend it took."""
 
+_NOT_ON_A_GPU = "the tensors are not on a GPU: the reference"
 _backend: ContextVar[Backend | None] = ContextVar("lpgpu_kernels", default=None)
 _said: set[tuple[str, str]] = set()
 
@@ -59,7 +62,7 @@ def current_backend() -> Backend:
     Raises:
         ValueError: where `LPGPU_KERNELS` is none of auto, fused, reference.
     """
-    return _backend.get() or _checked(os.environ.get("LPGPU_KERNELS", "auto"), "LPGPU_KERNELS")
+    return _backend.get() or _of_environment()
 
 
 def is_fused(operation: str, like: Tensor, refusal: str | None = None) -> bool:
@@ -91,6 +94,12 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) 
 
 
 @cache
+def _of_environment() -> Backend:
+    """Read once: a serial solve asks thousands of times."""
+    return _checked(os.environ.get("LPGPU_KERNELS", "auto"), "LPGPU_KERNELS")
+
+
+@cache
 def has_triton() -> bool:
     """Whether Triton can be imported."""
     return importlib.util.find_spec("triton") is not None
@@ -106,7 +115,7 @@ def _decide(operation: str, device: str, refusal: str | None) -> tuple[bool, str
     if wanted == "reference":
         return False, "the reference was asked for"
     if wanted == "auto" and device != "cuda":
-        return False, f"{device} tensors take the reference"
+        return False, _NOT_ON_A_GPU
     if not has_triton():
         refusal = "triton is not installed (pip install triton)"
     elif device != "cuda" and not interpreted():
@@ -123,6 +132,6 @@ def _decide(operation: str, device: str, refusal: str | None) -> tuple[bool, str
 
 
 def _checked(name: str, where: str) -> Backend:
-    if name not in get_args(Backend):
-        raise ValueError(f"{where} is {name!r}; expected one of {', '.join(get_args(Backend))}")
+    if name not in _BACKENDS:
+        raise ValueError(f"{where} is {name!r}; expected one of {', '.join(_BACKENDS)}")
     return name  # pyright: ignore[reportReturnType]

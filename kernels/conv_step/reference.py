@@ -4,44 +4,42 @@ The layers of one call have distinct weights. PyTorch can express that as a sing
 that takes about four times as long as separate ones (8 channels, 28×28, batch 50); so intervals are visited in turn.
 """
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lpgpu.kernels.activations import activation_named
+from lpgpu.kernels.conv_step.layers import Kept, Kernel
+from lpgpu.kernels.sweep import Sweep, march
 
-Kept = list[list[Tensor]]
 
-
-class Kernel(NamedTuple):
-    """One convolution of every layer: weights [K, C, C, 3, 3] and biases [K, C] or None."""
-
-    w: Tensor
-    b: Tensor | None
-
-    def layer(self, k: int) -> tuple[Tensor, Tensor | None]:
-        """Weight [C, C, 3, 3] and bias [C] of layer k."""
-        return self.w[k], None if self.b is None else self.b[k]
+def empty_states(points: int, like: Tensor) -> Tensor:
+    """Uninitialised states [points, B, C, Y, X] for a batch `like`; channels innermost, except on a CPU."""
+    if like.device.type == "cpu":
+        return like.new_empty(points, *like.shape)
+    images, channels, height, width = like.shape
+    return like.new_empty(points, images, height, width, channels).movedim(-1, 2)
 
 
 def advance(
     u_KBCYX: Tensor, kernels: list[Kernel], dt: float, activation: str, out: Tensor, *, keep: bool = False
 ) -> Kept:
     """out = u + Δt g(K ∗ … + b); returns what was `kept` of g if asked to. `out` must not overlap `u`."""
-    everything = []
+    everything = [[] for _ in kernels]
     for k, u in enumerate(u_KBCYX):
         a, kept_k = _through(u, kernels, k, activation)
         torch.add(u, a, alpha=dt, out=out[k])
         if keep:
-            everything.append(kept_k)
-    return everything
+            _append(everything, kept_k)
+    return Kept(everything)
 
 
 def kept(u_KBCYX: Tensor, kernels: list[Kernel], activation: str) -> Kept:
     """What `advance` can return, without advancing."""
-    return [_through(u, kernels, k, activation)[1] for k, u in enumerate(u_KBCYX)]
+    everything = [[] for _ in kernels]
+    for k, u in enumerate(u_KBCYX):
+        _append(everything, _through(u, kernels, k, activation)[1])
+    return Kept(everything)
 
 
 def vjp(lam_KBCYX: Tensor, kept: Kept, kernels: list[Kernel], dt: float, activation: str, out: Tensor) -> None:
@@ -74,6 +72,29 @@ def parameter_gradient(
     return gradients
 
 
+def sweep(
+    u_PBCYX: Tensor, kernels: list[Kernel], dt: float, activation: str, sweep: Sweep, **corrections: Tensor | None
+) -> None:  # fmt: skip
+    """March through the layers in place, one step after the other; see `kernels.sweep.march`."""
+
+    def step(layers: slice, u: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
+        advance(u, [kernel.layers(layers) for kernel in kernels], dt, activation, out)
+
+    march(sweep, step, u_PBCYX, **corrections)
+
+
+def adjoint_sweep(
+    lam_PBCYX: Tensor, kept: Kept, kernels: list[Kernel], dt: float, activation: str, sweep: Sweep,
+    **corrections: Tensor | None,
+) -> None:  # fmt: skip
+    """As `sweep`, by the transposed Jacobians."""
+
+    def step(layers: slice, lam: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
+        vjp(lam, kept[layers], [kernel.layers(layers) for kernel in kernels], dt, activation, out)
+
+    march(sweep, step, lam_PBCYX, **corrections)
+
+
 def _through(u: Tensor, kernels: list[Kernel], k: int, activation: str) -> tuple[Tensor, list[Tensor]]:
     """g(K² ∗ g(K¹ ∗ u + b¹) + b²) of layer k, and what is kept of each g."""
     a, kept_k = u, []
@@ -86,3 +107,8 @@ def _through(u: Tensor, kernels: list[Kernel], k: int, activation: str) -> tuple
 def _transposed_convolution(d: Tensor, w: Tensor) -> Tensor:
     """Kᵀ d as a convolution by the flipped kernel: on a CPU faster than the library's input gradient."""
     return F.conv2d(d, w.flip(-2, -1).transpose(-4, -3).contiguous(), padding=1)
+
+
+def _append(everything: list[list[Tensor]], kept_k: list[Tensor]) -> None:
+    for of_convolution, kept_i in zip(everything, kept_k, strict=True):
+        of_convolution.append(kept_i)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lpgpu.kernels.activations import activation_named
+from lpgpu.kernels.sweep import Sweep, march
 
 
 def empty_states(points: int, like: Tensor) -> Tensor:
@@ -58,3 +59,32 @@ def _product(a_KBH: Tensor, w_KHH: Tensor, b_KH: Tensor | None = None) -> Tensor
     aT_KHB = a_KBH.transpose(1, 2)
     z_KHB = torch.bmm(w_KHH, aT_KHB) if b_KH is None else torch.baddbmm(b_KH.unsqueeze(2), w_KHH, aT_KHB)
     return z_KHB.transpose(1, 2)
+
+
+def sweep(
+    u_PBH: Tensor, w_LHH: Tensor, b_LH: Tensor | None, dt: float, activation: str, sweep: Sweep,
+    **corrections: Tensor | None,
+) -> None:  # fmt: skip
+    """March through the layers in place, one batched step after the other; see `kernels.sweep.march`."""
+
+    def step(layers: slice, u: Tensor, out: Tensor, diagonal_KBH: Tensor | None) -> None:
+        w_KHH = w_LHH[layers]
+        kept_KBH = advance(u, w_KHH, None if b_LH is None else b_LH[layers], dt, activation, out)
+        if diagonal_KBH is not None:
+            diagonal(kept_KBH, w_KHH, dt, activation, diagonal_KBH)
+
+    march(sweep, step, u_PBH, **corrections)
+
+
+def adjoint_sweep(
+    lam_PBH: Tensor, kept_LBH: Tensor, w_LHH: Tensor, dt: float, activation: str, sweep: Sweep,
+    **corrections: Tensor | None,
+) -> None:  # fmt: skip
+    """As `sweep`, by the transposed Jacobians."""
+
+    def step(layers: slice, lam: Tensor, out: Tensor, diagonal_KBH: Tensor | None) -> None:
+        vjp(lam, kept_LBH[layers], w_LHH[layers], dt, activation, out)
+        if diagonal_KBH is not None:
+            diagonal(kept_LBH[layers], w_LHH[layers], dt, activation, diagonal_KBH)
+
+    march(sweep, step, lam_PBH, **corrections)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lpgpu.kernels.activations import tanh_
+from lpgpu.kernels.sweep import Sweep, march
 
 FORMULATIONS = ("implicit", "classic")
 
@@ -103,6 +104,67 @@ def gate_gradients(lam_KBH: Tensor, at: Coefficients) -> tuple[Tensor, Tensor]:
     by_q = by_x[..., 2 * lam_KBH.shape[-1] :].clone()
     torch.mul(at.c_n, lam_KBH, out=by_x[..., 2 * lam_KBH.shape[-1] :])
     return by_x, by_q
+
+
+def linearise(
+    h_KBH: Tensor, x_KBG: Tensor, w_GH: Tensor, b_G: Tensor | None, dt: float, formulation: str
+) -> Coefficients:
+    """The adjoint's coefficients at h, where the gates were not kept."""
+    gates = advance(h_KBH, x_KBG, w_GH, b_G, dt, formulation, torch.empty_like(h_KBH))
+    return coefficients(h_KBH, gates, dt, formulation)
+
+
+def sweep(
+    h_PBH: Tensor,
+    x_LBG: Tensor,
+    w_GH: Tensor,
+    b_G: Tensor | None,
+    dt: float,
+    formulation: str,
+    geometry: Sweep,
+    **terms: Tensor | None,
+) -> None:
+    """March the states; `terms` are those of `kernels.sweep.march`."""
+
+    def step(layers: slice, h: Tensor, out: Tensor, diagonal_out: Tensor | None) -> None:
+        gates = advance(h, x_LBG[layers], w_GH, b_G, dt, formulation, out)
+        if diagonal_out is not None:
+            diagonal(coefficients(h, gates, dt, formulation), w_GH, diagonal_out)
+
+    march(geometry, step, h_PBH, **terms)
+
+
+def adjoint_sweep(lam_PBH: Tensor, at: Coefficients, w_GH: Tensor, geometry: Sweep, **terms: Tensor | None) -> None:
+    """March the adjoint states from the layers' coefficients."""
+
+    def step(layers: slice, lam: Tensor, out: Tensor, diagonal_out: Tensor | None) -> None:
+        vjp(lam, at[layers], w_GH, out)
+        if diagonal_out is not None:
+            diagonal(at[layers], w_GH, diagonal_out)
+
+    march(geometry, step, lam_PBH, **terms)
+
+
+def adjoint_sweep_recomputed(
+    lam_PBH: Tensor,
+    h_LBH: Tensor,
+    x_LBG: Tensor,
+    w_GH: Tensor,
+    b_G: Tensor | None,
+    dt: float,
+    formulation: str,
+    geometry: Sweep,
+    **terms: Tensor | None,
+) -> None:
+    """March the adjoint states, linearising each step as it comes."""
+
+    def step(layers: slice, lam: Tensor, out: Tensor, diagonal_out: Tensor | None) -> None:
+        at = linearise(h_LBH[layers], x_LBG[layers], w_GH, b_G, dt, formulation)
+        vjp(lam, at, w_GH, out)
+        if diagonal_out is not None:
+            diagonal(at, w_GH, diagonal_out)
+
+    march(geometry, step, lam_PBH, **terms)
 
 
 def _by_gate(c_KBG: Tensor, lam_KBH: Tensor) -> Tensor:

@@ -15,9 +15,12 @@ import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
+
+from lpgpu.kernels.configuration import Configuration
 
 TABLE = Path(__file__).with_name("resources.json")
 OPERATIONS = ("implicit_gru", "dense_step", "conv_step", "fas")
@@ -38,7 +41,8 @@ class Resources:
     uses_dots: bool
 
 
-def configurations() -> dict[str, tuple]:
+@cache
+def configurations() -> dict[str, tuple[Configuration, int]]:
     """Every shipped configuration with each architecture it is for, by the name it has in the table."""
     found = {}
     for operation in OPERATIONS:
@@ -63,7 +67,7 @@ def read_table() -> dict[str, Resources]:
     return {key: Resources(**values) for key, values in json.loads(TABLE.read_text()).items()}
 
 
-def resources(configuration, arch: int) -> Resources:
+def resources(configuration: Configuration, arch: int) -> Resources:
     """Compile one configuration for one architecture, and look at what came."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile

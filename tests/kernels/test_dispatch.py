@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,13 +19,16 @@ GPU: Any = SimpleNamespace(device=torch.device("cuda"))  # nothing but the devic
 
 
 @pytest.fixture(autouse=True)
-def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As in a process that has run nothing yet, on a machine with Triton."""
     for name in ("LPGPU_KERNELS", "LPGPU_STRICT", "TRITON_INTERPRET"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(dispatch, "_said", set())
     monkeypatch.setattr(dispatch, "has_triton", lambda: True)
     dispatch.calls.clear()
+    dispatch._of_environment.cache_clear()
+    yield
+    dispatch._of_environment.cache_clear()
 
 
 def test_cpu_tensors_take_the_reference_without_a_word() -> None:
@@ -32,7 +36,7 @@ def test_cpu_tensors_take_the_reference_without_a_word() -> None:
         warnings.simplefilter("error")
         assert not is_fused("op", CPU, "too wide")
     assert dispatch.calls == {("op", "reference"): 1}
-    assert dispatch.reasons["op"] == "cpu tensors take the reference"
+    assert dispatch.reasons["op"] == "the tensors are not on a GPU: the reference"
     assert not could_fuse(CPU)
 
 
@@ -75,6 +79,7 @@ def test_the_environment_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_fused("op", GPU)
     assert dispatch.reasons["op"] == "the reference was asked for"
     monkeypatch.setenv("LPGPU_KERNELS", "fussed")
+    dispatch._of_environment.cache_clear()
     with pytest.raises(ValueError, match="LPGPU_KERNELS is 'fussed'; expected one of auto, fused, reference"):
         is_fused("op", GPU)
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from lpgpu.kernels import conv_step
+from lpgpu.kernels.dispatch import could_fuse
+from lpgpu.kernels.sweep import Sweep
 from lpgpu.nn.propagators.layers import Layers, Linearisation
 
 
@@ -12,7 +14,9 @@ class ConvLayers(Layers):
     """u + Δt g(K_k ∗ … + b_k): for each convolution weights [layers, C, C, 3, 3] and biases [layers, C] or None."""
 
     def __init__(self, kernels: list[conv_step.Kernel], activation: str) -> None:
-        self.kernels = [conv_step.Kernel(w.detach(), None if b is None else b.detach()) for w, b in kernels]
+        self.kernels = conv_step.packed(
+            [conv_step.Kernel(w.detach(), None if b is None else b.detach()) for w, b in kernels]
+        )
         self.activation = activation
 
     def advance(
@@ -25,8 +29,17 @@ class ConvLayers(Layers):
         kernels = self._of(layers)
         return _Linearised(kernels, self.activation, dt, u, kept or conv_step.kept(u, kernels, self.activation))
 
+    def fuses_sweeps(self, like: Tensor) -> bool:
+        return could_fuse(like)
+
+    def sweep(self, layers: slice, dt: float, u: Tensor, sweep: Sweep, **options: Tensor) -> None:
+        conv_step.sweep(u, self._of(layers), dt, self.activation, sweep, **options)
+
+    def empty_states(self, points: int, like: Tensor) -> Tensor:
+        return conv_step.empty_states(points, like)
+
     def _of(self, layers: slice) -> list[conv_step.Kernel]:
-        return [conv_step.Kernel(w[layers], None if b is None else b[layers]) for w, b in self.kernels]
+        return [kernel.layers(layers) for kernel in self.kernels]
 
 
 class _Linearised(Linearisation):
@@ -39,8 +52,15 @@ class _Linearised(Linearisation):
         self.u = u
         self.kept = kept
 
+    def __getitem__(self, steps: slice) -> "_Linearised":
+        kernels = [kernel.layers(steps) for kernel in self.kernels]
+        return _Linearised(kernels, self.activation, self.dt, self.u[steps], self.kept[steps])
+
     def vjp(self, lam: Tensor, out: Tensor) -> None:
         conv_step.vjp(lam, self.kept, self.kernels, self.dt, self.activation, out)
+
+    def sweep(self, lam: Tensor, sweep: Sweep, **options: Tensor) -> None:
+        conv_step.adjoint_sweep(lam, self.kept, self.kernels, self.dt, self.activation, sweep, **options)
 
     def parameter_gradients(self, lam: Tensor) -> Sequence[Tensor | None]:
         gradients = conv_step.parameter_gradient(lam, self.kept, self.u, self.kernels, self.dt, self.activation)

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from lpgpu.kernels import dense_step
+from lpgpu.kernels.dispatch import could_fuse
+from lpgpu.kernels.sweep import Sweep
 from lpgpu.nn.propagators.layers import Layers, Linearisation
 
 
@@ -22,10 +24,15 @@ class DenseLayers(Layers):
         self, layers: slice, dt: float, u: Tensor, out: Tensor, *, keep: bool = False, diagonal: Tensor | None = None
     ) -> Tensor | None:
         w, b = self._of(layers)
-        kept = dense_step.advance(u, w, b, dt, self.activation, out)
-        if diagonal is not None:
-            dense_step.diagonal(kept, w, dt, self.activation, diagonal)
+        kept = dense_step.advance(u, w, b, dt, self.activation, out, diagonal=diagonal)
         return kept if keep else None
+
+    def fuses_sweeps(self, like: Tensor) -> bool:
+        return could_fuse(like)
+
+    def sweep(self, layers: slice, dt: float, u: Tensor, sweep: Sweep, **options: Tensor) -> None:
+        w, b = self._of(layers)
+        dense_step.sweep(u, w, b, dt, self.activation, sweep, **options)
 
     def linearise(self, layers: slice, dt: float, u: Tensor, kept: Tensor | None = None) -> Linearisation:
         w, b = self._of(layers)
@@ -46,11 +53,17 @@ class _Linearised(Linearisation):
         self.u = u
         self.kept = kept
 
+    def __getitem__(self, steps: slice) -> "_Linearised":
+        return _Linearised(self.stack, self.w[steps], self.dt, self.u[steps], self.kept[steps])
+
     def vjp(self, lam: Tensor, out: Tensor) -> None:
         dense_step.vjp(lam, self.kept, self.w, self.dt, self.stack.activation, out)
 
     def diagonal(self, out: Tensor) -> None:
         dense_step.diagonal(self.kept, self.w, self.dt, self.stack.activation, out)
+
+    def sweep(self, lam: Tensor, sweep: Sweep, **options: Tensor) -> None:
+        dense_step.adjoint_sweep(lam, self.kept, self.w, self.dt, self.stack.activation, sweep, **options)
 
     def parameter_gradients(self, lam: Tensor) -> Sequence[Tensor | None]:
         dw, db = dense_step.parameter_gradient(lam, self.kept, self.u, self.dt, self.stack.activation)

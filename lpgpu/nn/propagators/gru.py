@@ -1,12 +1,15 @@
 """Time steps of a GRU as layers, by the operation `lpgpu.kernels.implicit_gru`."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from lpgpu.kernels import implicit_gru
+from lpgpu.kernels.dispatch import could_fuse
 from lpgpu.kernels.implicit_gru import Coefficients, Gates
+from lpgpu.kernels.sweep import Sweep
 from lpgpu.nn.propagators.layers import Layers, Linearisation
 
 
@@ -28,20 +31,24 @@ class GRULayers(Layers):
     def advance(
         self, layers: slice, dt: float, u: Tensor, out: Tensor, *, keep: bool = False, diagonal: Tensor | None = None
     ) -> Gates | Coefficients | None:
-        gates = implicit_gru.advance(u, self.x[layers], self.w, self.b, dt, self.formulation, out)
-        if diagonal is None:
-            return gates if keep else None
-        at = implicit_gru.coefficients(u, gates, dt, self.formulation)
-        implicit_gru.diagonal(at, self.w, diagonal)
+        at = implicit_gru.advance(u, self.x[layers], self.w, self.b, dt, self.formulation, out, diagonal)
         return at if keep else None
 
     def linearise(self, layers: slice, dt: float, u: Tensor, kept: Gates | Coefficients | None = None) -> Linearisation:
         if kept is None:
-            h_next = u.new_empty(u.shape)
-            kept = implicit_gru.advance(u, self.x[layers], self.w, self.b, dt, self.formulation, h_next)
+            kept = implicit_gru.linearise(u, self.x[layers], self.w, self.b, dt, self.formulation)
         if isinstance(kept, Gates):
             kept = implicit_gru.coefficients(u, kept, dt, self.formulation)
         return _Linearised(kept, self.w)
+
+    def linearise_once(self, layers: slice, dt: float, u: Tensor) -> Linearisation:
+        return _Once(self, layers, dt, u)
+
+    def fuses_sweeps(self, like: Tensor) -> bool:
+        return could_fuse(like)
+
+    def sweep(self, layers: slice, dt: float, u: Tensor, sweep: Sweep, **options: Tensor) -> None:
+        implicit_gru.sweep(u, self.x[layers], self.w, self.b, dt, self.formulation, sweep, **options)
 
     def join(self, kept: Sequence[Gates | Coefficients]) -> Gates | Coefficients:
         first = kept[0]
@@ -59,8 +66,40 @@ class _Linearised(Linearisation):
     def __getitem__(self, steps: slice) -> "_Linearised":
         return _Linearised(self.at[steps], self.w)
 
+    def sweep(self, lam: Tensor, sweep: Sweep, **options: Tensor) -> None:
+        implicit_gru.adjoint_sweep(lam, self.at, self.w, sweep, **options)
+
     def diagonal(self, out: Tensor) -> None:
         implicit_gru.diagonal(self.at, self.w, out)
 
     def parameter_gradients(self, lam: Tensor) -> Sequence[Tensor | None]:
         return implicit_gru.gate_gradients(lam, self.at)
+
+
+class _Once(Linearisation):
+    """∂Φ for one sweep: where the kernels can, the gates are computed again in it, and no coefficient is stored."""
+
+    def __init__(self, stack: GRULayers, layers: slice, dt: float, u: Tensor) -> None:
+        self.stack = stack
+        self.layers = layers
+        self.dt = dt
+        self.u = u
+
+    @cached_property
+    def _stored(self) -> Linearisation:
+        return self.stack.linearise(self.layers, self.dt, self.u)
+
+    def vjp(self, lam: Tensor, out: Tensor) -> None:
+        self._stored.vjp(lam, out)
+
+    def sweep(self, lam: Tensor, sweep: Sweep, **options: Tensor) -> None:
+        if not implicit_gru.can_recompute(lam, g=options.get("g"), delta=options.get("delta")):
+            return self._stored.sweep(lam, sweep, **options)
+        x, w, b = self.stack.x[self.layers], self.stack.w, self.stack.b
+        implicit_gru.adjoint_sweep_recomputed(lam, self.u, x, w, b, self.dt, self.stack.formulation, sweep, **options)
+
+    def diagonal(self, out: Tensor) -> None:
+        self._stored.diagonal(out)
+
+    def parameter_gradients(self, lam: Tensor) -> Sequence[Tensor | None]:
+        return self._stored.parameter_gradients(lam)

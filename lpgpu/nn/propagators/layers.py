@@ -27,7 +27,7 @@ class Linearisation(ABC):
         """That of some of the K layers, where `Layers.join` or `Layers.fuses_sweeps` is offered."""
         raise NotImplementedError(f"{type(self).__name__} cannot be sliced")
 
-    def sweep(self, lam: Tensor, sweep: Sweep, **options: Tensor | None) -> None:
+    def sweep(self, lam: Tensor, sweep: Sweep, **options: Tensor) -> None:
         """March λ through `sweep` in one go, in place, where `Layers.fuses_sweeps`; arguments as for `Layers.sweep`."""
         raise NotImplementedError(f"{type(self).__name__} has no fused sweep")
 
@@ -59,14 +59,18 @@ class Layers(ABC):
     def linearise(self, layers: slice, dt: float, u: Tensor, kept: Any = None) -> Linearisation:
         """∂Φ_k at u_k; `kept` is what `advance` returned for these layers and states, if it was kept."""
 
+    def linearise_once(self, layers: slice, dt: float, u: Tensor) -> Linearisation:
+        """As `linearise`, for one sweep only: what is cheaper to compute again than to store need not be stored."""
+        return self.linearise(layers, dt, u)
+
     def fuses_sweeps(self, like: Tensor) -> bool:
         """Whether `sweep`, here and of linearisations, is the way for states like `like`."""
         return False
 
-    def sweep(self, layers: slice, dt: float, u: Tensor, sweep: Sweep, **options: Tensor | None) -> None:
+    def sweep(self, layers: slice, dt: float, u: Tensor, sweep: Sweep, **options: Tensor) -> None:
         """March u [K + 1, ...] through `sweep` of the K layers in one go, in place.
 
-        `options` are `g`, `delta`, `anchors` and `products`, any of them None, as `kernels.sweep` describes them.
+        `options` are such of `g`, `delta`, `anchors` and `products` as there are, described in `kernels.sweep`.
         """
         raise NotImplementedError(f"{type(self).__name__} has no fused sweep")
 

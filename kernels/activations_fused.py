@@ -1,0 +1,73 @@
+"""The nonlinearities of `activations` for Triton kernels, chosen by name at compile time.
+
+`kept` is what it is there: g(z), or z where the slope cannot be read off g(z) (silu). A NaN passes through every one.
+"""
+
+import triton
+import triton.language as tl
+
+from lpgpu.kernels.activations import SMOOTH_RELU_ETA
+
+ETA: tl.constexpr = tl.constexpr(SMOOTH_RELU_ETA)
+
+
+@triton.jit
+def tanh(z):
+    """2σ(2z) − 1, by e^(−2|z|), which cannot overflow."""
+    e = tl.exp(-2 * tl.abs(z))
+    t = (1 - e) / (1 + e)
+    return tl.where(z < 0, -t, t)
+
+
+@triton.jit
+def sigmoid(z):
+    """1/(1 + e^(−z)); where that overflows it is 0, as it should be."""
+    return 1 / (1 + tl.exp(-z))
+
+
+@triton.jit
+def value(z, activation: tl.constexpr):
+    """g(z)."""
+    if activation == "tanh":
+        a = tanh(z)
+    elif activation == "relu":
+        a = tl.where(z < 0, 0, z)
+    elif activation == "silu":
+        a = z * sigmoid(z)
+    elif activation == "smooth_relu":
+        # x²/4η + x/2 + η/4 = (x + η)²/4η on (−η, η)
+        a = tl.where(z <= -ETA, 0, tl.where(z >= ETA, z, (z + ETA) * (z + ETA) * (0.25 / ETA)))
+    else:
+        tl.static_assert(activation == "identity")
+        a = z
+    return a
+
+
+@triton.jit
+def kept_of(z, a, activation: tl.constexpr):
+    """What the pull-back through a = g(z) wants."""
+    return z if activation == "silu" else a
+
+
+@triton.jit
+def value_of_kept(kept, activation: tl.constexpr):
+    """g(z)."""
+    return value(kept, activation) if activation == "silu" else kept
+
+
+@triton.jit
+def pull_back(d, kept, activation: tl.constexpr):
+    """g′(z) ⊙ d."""
+    if activation == "tanh":
+        d = d * (1 - kept * kept)
+    elif activation == "relu":
+        d = tl.where(kept <= 0, 0, d)
+    elif activation == "silu":
+        s = sigmoid(kept)
+        d = d * s * (1 + kept * (1 - s))
+    elif activation == "smooth_relu":
+        # a = (x + η)²/4η has the slope √(a/η), which reaches 1 at a = η
+        d = d * tl.where(kept >= ETA, 1, tl.sqrt(kept * (1 / ETA)))
+    else:
+        tl.static_assert(activation == "identity")
+    return d

@@ -1,0 +1,60 @@
+"""What the convolutional step is made of: the convolutions of its layers, and what is kept of them for the adjoint."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, overload
+
+import torch
+from torch import Tensor
+
+
+class Kernel(NamedTuple):
+    """One convolution of every layer: weights [K, C, C, 3, 3] and biases [K, C] or None."""
+
+    w: Tensor
+    b: Tensor | None
+
+    def layer(self, k: int) -> tuple[Tensor, Tensor | None]:
+        """Weight [C, C, 3, 3] and bias [C] of layer k."""
+        return self.w[k], None if self.b is None else self.b[k]
+
+    def layers(self, layers: slice) -> "Kernel":
+        """The same convolution of some of the layers."""
+        return Kernel(self.w[layers], None if self.b is None else self.b[layers])
+
+
+def packed(kernels: list[Kernel]) -> list[Kernel]:
+    """The same kernels, on a GPU with the weights in the memory order [K, 3, 3, C in, C out], where they load fastest.
+
+    A copy, to be made once for many steps; the shapes stay as they are.
+    """
+    if all(kernel.w.device.type == "cpu" for kernel in kernels):
+        return kernels
+    return [Kernel(w.permute(0, 3, 4, 2, 1).contiguous().permute(0, 4, 3, 1, 2), b) for w, b in kernels]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the adjoint needs to know of K layers: `by_convolution[i][k]`, [B, C, Y, X], of convolution i in layer k.
+
+    The fused kernels write one tensor [K, B, C, Y, X] for each convolution; the reference lists K tensors, and is
+    spared a copy. As a sequence it is one over the layers: the length is K, a slice keeps what is of some of them.
+    """
+
+    by_convolution: Sequence[Tensor | list[Tensor]] = ()
+
+    def __len__(self) -> int:
+        return len(self.by_convolution[0]) if self.by_convolution else 0
+
+    @overload
+    def __getitem__(self, k: int) -> list[Tensor]: ...
+    @overload
+    def __getitem__(self, k: slice) -> "Kept": ...
+    def __getitem__(self, k: int | slice) -> "list[Tensor] | Kept":
+        if isinstance(k, slice):
+            return Kept([each[k] for each in self.by_convolution])
+        return [each[k] for each in self.by_convolution]
+
+    def stacked(self) -> list[Tensor]:
+        """One tensor [K, B, C, Y, X] for each convolution."""
+        return [each if isinstance(each, Tensor) else torch.stack(each) for each in self.by_convolution]

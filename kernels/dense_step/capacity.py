@@ -1,0 +1,71 @@
+"""Which dense kernel runs, and with which tile: a function of width, dtype and rows only.
+
+The resident sweep holds a tile of rows on chip through all its steps and streams W_k, all of it at each step:
+stages · padded width² · bytes of shared memory, and 3 · rows · width / threads registers for states and sums. Beyond
+that a step is a launch of its own, tiled in rows, columns and the sum.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Rows × columns of one program, how many units are summed over at a time, and how it is launched."""
+
+    rows: int
+    cols: int
+    summed: int
+    warps: int
+    stages: int
+
+
+_RESIDENT = {
+    # (bytes, padded width): rows, warps, stages
+    (2, 16): (128, 4, 2),
+    (2, 32): (64, 4, 2),
+    (2, 64): (64, 4, 2),
+    (2, 128): (64, 8, 2),
+    (2, 256): (32, 8, 1),
+    (4, 16): (64, 4, 2),
+    (4, 32): (64, 4, 2),
+    (4, 64): (32, 4, 2),
+    (4, 128): (16, 8, 2),
+    (8, 16): (32, 4, 1),
+    (8, 32): (32, 4, 1),
+}
+
+_TILED = {
+    # (bytes, padded width): rows, columns, summed, warps, stages
+    (2, 16): (128, 16, 16, 4, 1),
+    (2, 32): (128, 32, 32, 4, 1),
+    (2, 64): (128, 64, 64, 8, 2),
+    (4, 16): (64, 16, 16, 4, 1),
+    (4, 32): (64, 32, 32, 4, 1),
+    (4, 64): (64, 64, 32, 8, 2),
+    (8, 16): (32, 16, 16, 4, 1),
+    (8, 32): (32, 32, 16, 4, 1),
+}
+
+
+def padded(width: int) -> int:
+    """The power of two that a tile of this many columns takes; 16 is the narrowest matrix product."""
+    return max(16, 1 << (width - 1).bit_length())
+
+
+def resident_tile(width: int, batch: int, dtype: torch.dtype) -> Tile | None:
+    """The tile of the resident sweep, or None where the weights do not fit beside the states."""
+    cols = padded(width)
+    if (dtype.itemsize, cols) not in _RESIDENT:
+        return None
+    rows, warps, stages = _RESIDENT[dtype.itemsize, cols]
+    if width * dtype.itemsize % 16:  # loads of unaligned rows are narrow and need more registers
+        rows = max(16, rows // 2)
+    return Tile(16 if batch <= 16 else rows, cols, cols, warps, stages)
+
+
+def step_tile(width: int, dtype: torch.dtype) -> Tile:
+    """The tile of a single step, for any width."""
+    widest = max(cols for size, cols in _TILED if size == dtype.itemsize)
+    return Tile(*_TILED[dtype.itemsize, min(padded(width), widest)])

@@ -1,0 +1,121 @@
+"""The dense kernels as they are shipped, to be compiled without a GPU."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+
+from lpgpu.kernels.configuration import Configuration
+from lpgpu.kernels.dense_step import capacity
+from lpgpu.kernels.dense_step.triton_kernels import dense_step_kernel, dense_sweep_kernel
+from lpgpu.kernels.precision import Precision
+from lpgpu.kernels.specialisation import TRITON_NAMES, specialised
+
+_RESIDENT: list[tuple[int, torch.dtype, Precision]] = [
+    (8, torch.bfloat16, "ieee"),
+    (64, torch.bfloat16, "ieee"),
+    (128, torch.float16, "ieee"),
+    (256, torch.bfloat16, "ieee"),
+    (64, torch.float32, "tf32x3"),
+    (64, torch.float32, "tf32"),
+    (128, torch.float32, "tf32x3"),
+    (32, torch.float64, "ieee"),
+]
+_TILED: list[tuple[int, torch.dtype, Precision]] = [
+    (8, torch.bfloat16, "ieee"),
+    (512, torch.bfloat16, "ieee"),
+    (512, torch.float32, "tf32x3"),
+    (32, torch.float64, "ieee"),
+]
+
+
+def configurations() -> list[Configuration]:
+    """Both kernels, forward and adjoint, at the widths that matter; the largest tile of each."""
+    return [*_resident(), *_tiled()]
+
+
+def _resident() -> Iterator[Configuration]:
+    for width, dtype, precision in _RESIDENT:
+        tile = capacity.resident_tile(width, 1 << 20, dtype)
+        if tile is None:
+            raise ValueError(f"no resident sweep of width {width} in {dtype}")
+        for adjoint in (False, True):
+            tensors = {
+                "u": dtype,
+                "w": dtype,
+                "b": None if adjoint else dtype,
+                "kept": dtype if adjoint else None,
+                "rhs": dtype,
+                "delta": None,
+                "anchors": None,
+                "products": None,
+            }
+            constants = {
+                **_strides(width, adjoint=adjoint),
+                "WIDTH": width,
+                "ROWS": tile.rows,
+                "COLS": tile.cols,
+                "ACTIVATION": "tanh",
+                "ADJOINT": adjoint,
+                "REVERSE": adjoint,
+                "PRECISION": precision,
+                "STAGES": tile.stages,
+            }
+            yield specialised(
+                dense_sweep_kernel,
+                _name(width, dtype, precision, adjoint),
+                tensors,
+                constants,
+                num_warps=tile.warps,
+                num_stages=tile.stages,
+                uses_dots=precision != "ieee" or dtype.itemsize == 2,
+            )
+
+
+def _tiled() -> Iterator[Configuration]:
+    for width, dtype, precision in _TILED:
+        tile = capacity.step_tile(width, dtype)
+        for adjoint in (False, True):
+            tensors = {
+                "x": dtype,
+                "out": dtype,
+                "w": dtype,
+                "b": None if adjoint else dtype,
+                "kept": dtype if adjoint else None,
+                "rhs": dtype,
+                "delta": None,
+                "anchors": None,
+                "diagonal": None,
+            }
+            constants = {
+                **_strides(width, adjoint=adjoint),
+                "WIDTH": width,
+                "ROWS": tile.rows,
+                "COLS": tile.cols,
+                "SUMMED": tile.summed,
+                "ACTIVATION": "tanh",
+                "ADJOINT": adjoint,
+                "MULTIPLY": True,
+                "PRECISION": precision,
+                "STAGES": tile.stages,
+            }
+            yield specialised(
+                dense_step_kernel,
+                _name(width, dtype, precision, adjoint),
+                tensors,
+                constants,
+                num_warps=tile.warps,
+                num_stages=tile.stages,
+                uses_dots=precision != "ieee" or dtype.itemsize == 2,
+            )
+
+
+def _strides(width: int, *, adjoint: bool) -> dict[str, int]:
+    w_in, w_out = (width, 1) if adjoint else (1, width)
+    align = math.gcd(16, width)
+    return {"stride_row": width, "stride_unit": 1, "w_in": w_in, "w_out": w_out, "b_unit": 1, "ALIGN": align}
+
+
+def _name(width: int, dtype: torch.dtype, precision: Precision, adjoint: bool) -> str:
+    dots = f" {precision}" if dtype == torch.float32 else ""
+    return f"H={width} {TRITON_NAMES[dtype]}{dots} {'adjoint' if adjoint else 'forward'}"

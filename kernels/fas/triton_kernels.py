@@ -1,0 +1,53 @@
+"""FAS arithmetic as Triton kernels: one pass over the states each. Within a layer all tensors are contiguous."""
+
+# pyright: reportInvalidTypeForm=false, reportArgumentType=false, reportAssignmentType=false
+# pyright: reportGeneralTypeIssues=false, reportPossiblyUnboundVariable=false
+
+import triton
+import triton.language as tl
+
+
+@triton.jit(do_not_specialize=["blocks_per_layer", "blocks", "coarse_layers"])
+def fas_residual_kernel(
+    phi, u, coarse_phi, partial_sums,
+    size, blocks_per_layer, blocks, coarse_layers,
+    phi_layer, u_layer, coarse_layer,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Σ (φ − u)² of every P-th block in fp64, P programs; where `coarse_phi` is given it becomes φ − coarse_phi."""
+    acc: tl.constexpr = tl.float64 if phi.dtype.element_ty == tl.float64 else tl.float32
+    total = tl.full((BLOCK,), 0, tl.float64)
+    for block in range(tl.program_id(0), blocks, tl.num_programs(0)):
+        k = tl.cast(block // blocks_per_layer, tl.int64)
+        at = (block % blocks_per_layer) * BLOCK + tl.arange(0, BLOCK)
+        phi_here = tl.load(phi + k * phi_layer + at, mask=at < size, other=0)
+        u_here = tl.load(u + k * u_layer + at, mask=at < size, other=0)
+        r = phi_here.to(tl.float64) - u_here.to(tl.float64)
+        total += r * r
+        if coarse_phi is not None:
+            there = (at < size) & (k < coarse_layers)
+            to = coarse_phi + k * coarse_layer + at
+            difference = phi_here.to(acc) - tl.load(to, mask=there, other=0).to(acc)
+            tl.store(to, difference.to(coarse_phi.dtype.element_ty), mask=there)
+    tl.store(partial_sums + tl.program_id(0), tl.sum(total, 0))
+
+
+@triton.jit(do_not_specialize=["count"])
+def fas_sum_kernel(partial_sums, out, count, BLOCK: tl.constexpr):
+    """The sum of up to BLOCK numbers, in one program."""
+    at = tl.arange(0, BLOCK)
+    tl.store(out, tl.sum(tl.load(partial_sums + at, mask=at < count, other=0), 0))
+
+
+@triton.jit(do_not_specialize=["blocks_per_layer"])
+def fas_right_hand_side_kernel(
+    coarse_phi, phi, size, blocks_per_layer, coarse_layer, phi_layer, BLOCK: tl.constexpr
+):  # fmt: skip
+    """coarse_phi becomes φ − coarse_phi."""
+    acc: tl.constexpr = tl.float64 if phi.dtype.element_ty == tl.float64 else tl.float32
+    k = tl.cast(tl.program_id(0) // blocks_per_layer, tl.int64)
+    at = (tl.program_id(0) % blocks_per_layer) * BLOCK + tl.arange(0, BLOCK)
+    to = coarse_phi + k * coarse_layer + at
+    phi_here = tl.load(phi + k * phi_layer + at, mask=at < size, other=0).to(acc)
+    difference = phi_here - tl.load(to, mask=at < size, other=0).to(acc)
+    tl.store(to, difference.to(coarse_phi.dtype.element_ty), mask=at < size)

@@ -1,0 +1,165 @@
+"""Which tier a GRU operation runs in on the GPU: does W fit on chip, and with what tiles.
+
+*Resident*: one launch runs all steps of a row tile, the 3H×H weights in shared memory throughout,
+
+    shared bytes = copies · 3 · P² · bytes  +  (stages − 1) · tiles · rows · P · bytes  +  scratch
+
+with P the width padded to a power of two, `copies` doubled where W is needed both ways (gates recomputed in the
+adjoint) and where it is split in two (tf32x3), and `tiles` the arrays that each step reads. *Tiled*: one launch per
+step, a matrix product with the gates as its epilogue; any width, and every call of a single step, where holding W gains
+nothing.
+
+The tiles are those that compile without spills; which of them is fastest has not been measured. Two cases do spill:
+tf32 at H = 128 with Δ-correction, g and products at once (24 bytes a thread), and odd widths above 64 in 16 bits.
+"""
+
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Literal
+
+import torch
+
+from lpgpu.kernels.precision import Precision
+
+Kind = Literal["forward", "adjoint", "recomputed"]
+
+ROWS = 16  # the least that a matrix instruction takes: a serial solve has few
+_SHARED_BYTES = {80: 166_912, 86: 101_376, 87: 166_912, 89: 101_376, 90: 232_448, 100: 232_448, 103: 232_448}
+_LEAST_SHARED_BYTES = 101_376
+_WIDEST_UNSPILLED = {"fp64": 32, "ieee": 64, "tf32x3": 64, "tf32": 128, "16-bit": 128}
+_TILES_READ = {"forward": 3, "adjoint": 4, "recomputed": 4}
+
+
+@dataclass(frozen=True)
+class Tier:
+    """How an operation is launched, and why so.
+
+    Attributes:
+        kind: "resident" or "tiled".
+        rows, columns, depth: of a program's tile: state rows, units, and units summed over at a time. In the resident
+            tier `columns` and `depth` are the padded width.
+        num_warps, num_stages: of the launch.
+        shared_bytes: what W and the tiles take by the formula; 0 in the tiled tier.
+        reason: one line.
+    """
+
+    kind: Literal["resident", "tiled"]
+    rows: int
+    columns: int
+    depth: int
+    num_warps: int
+    num_stages: int
+    shared_bytes: int
+    reason: str
+
+    @property
+    def padded_width(self) -> int:
+        """Units a program of the resident tier holds."""
+        return self.columns
+
+
+@lru_cache(1024)
+def tier(
+    width: int,
+    dtype: torch.dtype,
+    arch: int,
+    *,
+    precision: Precision = "ieee",
+    kind: Kind = "forward",
+    corrected: bool = False,
+    right_hand_side: bool = False,
+    num_rows: int | None = None,
+    steps: int | None = None,
+) -> Tier:
+    """The tier for H = `width` on compute capability `arch` (90: sm_90).
+
+    `precision` counts for fp32 only. `corrected` and `right_hand_side`: whether Δ-correction's two arrays and g are
+    read in each step. `num_rows` (None: many) is intervals times batch, `steps` (None: several) the sweep's length.
+    """
+    padded = max(16, 1 << (width - 1).bit_length())
+    arithmetic = _arithmetic(dtype, precision)
+    if steps == 1:
+        return _tiled(arithmetic, arch, num_rows, "a single step gains nothing from W on chip")
+    if padded > _WIDEST_UNSPILLED[arithmetic]:
+        limit = _WIDEST_UNSPILLED[arithmetic]
+        return _tiled(arithmetic, arch, num_rows, f"{arithmetic} keeps W on chip up to H = {limit}; H is {width}")
+    extra = (2 if corrected else 0) + (1 if right_hand_side else 0)
+    available, shared = shared_limit(arch), 0
+    for stages in (1,) if arithmetic == "fp64" else (2, 1):
+        shared = shared_bytes(padded, dtype, precision=precision, kind=kind, stages=stages, extra_tiles=extra)
+        if shared <= available:
+            reason = f"W and the tiles take {shared} of {available} bytes of shared memory"
+            if dtype.itemsize == 2 and width % 2:
+                reason += "; an odd width is loaded unit by unit"
+            warps = {16: 4, 32: 4, 64: 8, 128: 16}[padded]
+            return Tier("resident", ROWS, padded, padded, warps, stages, shared, reason)
+    return _tiled(arithmetic, arch, num_rows, f"W would take {shared} of {available} bytes of shared memory")
+
+
+def shared_bytes(
+    padded: int, dtype: torch.dtype, *, precision: Precision, kind: Kind, stages: int, extra_tiles: int
+) -> int:
+    """Shared memory of a resident program by the formula above."""
+    arithmetic = _arithmetic(dtype, precision)
+    operand_bytes = 2 if arithmetic == "16-bit" else dtype.itemsize
+    split = 2 if arithmetic == "tf32x3" else 1
+    copies = split * (2 if kind == "recomputed" else 1)
+    weights = copies * 3 * padded**2 * operand_bytes
+    tiles = (stages - 1) * (_TILES_READ[kind] + extra_tiles) * ROWS * padded * dtype.itemsize
+    scratch = split * ROWS * padded * max(operand_bytes, dtype.itemsize)
+    return weights + tiles + scratch
+
+
+def shared_limit(arch: int) -> int:
+    """Shared memory that one program may take, in bytes; for an unknown architecture the least known one's."""
+    return _SHARED_BYTES.get(arch, _LEAST_SHARED_BYTES)
+
+
+@cache
+def arch_of(device: torch.device) -> int:
+    """The compute capability, as 90 for sm_90; on a CPU, where Triton's interpreter runs, that of an H100."""
+    if device.type != "cuda":
+        return 90
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def prefers_recomputation(coefficient_bytes: int, memory_budget: int | None = None) -> bool:
+    """Whether the adjoint should compute the gates again in every sweep instead of storing the coefficients.
+
+    A default from estimates, not from measurements: both ways read four arrays a step besides λ, but a step from stored
+    coefficients takes about a quarter of the instructions; so they are stored unless they exceed `memory_budget` bytes.
+    """
+    return memory_budget is not None and coefficient_bytes > memory_budget
+
+
+def flops(rows: int, width: int, steps: int, kind: Kind = "forward") -> int:
+    """Floating-point operations of a sweep's products; what the gates take is not counted."""
+    return (12 if kind == "recomputed" else 6) * rows * width**2 * steps
+
+
+def traffic_bytes(rows: int, width: int, steps: int, dtype: torch.dtype, kind: Kind = "forward") -> int:
+    """Bytes a sweep must move past the caches: what every step reads and the state it stores, W once."""
+    return ((_TILES_READ[kind] + 1) * rows * steps + rows + 3 * width) * width * dtype.itemsize
+
+
+def _arithmetic(dtype: torch.dtype, precision: Precision) -> str:
+    if dtype == torch.float64:
+        return "fp64"
+    if dtype.itemsize == 2 or precision == "bf16":
+        return "16-bit"
+    return precision
+
+
+def _tiled(arithmetic: str, arch: int, num_rows: int | None, reason: str) -> Tier:
+    """Tiles of 64 rows where there are many, else of 16."""
+    few = num_rows is not None and num_rows <= 1024  # fewer tiles of 64 rows than would fill the device
+    if arithmetic == "fp64":
+        return Tier("tiled", 16, 16, 16, 4, 2, 0, reason)
+    if arithmetic == "ieee":
+        return Tier("tiled", 16, 32, 16, 4, 2, 0, reason) if few else Tier("tiled", 64, 32, 16, 8, 2, 0, reason)
+    if arithmetic != "16-bit":
+        return Tier("tiled", 16, 32, 32, 4, 3, 0, reason) if few else Tier("tiled", 64, 32, 32, 8, 3, 0, reason)
+    if few:
+        return Tier("tiled", 16, 64, 64, 4, 3, 0, reason)
+    return Tier("tiled", 64, 64 if arch >= 90 else 32, 64, 8, 3, 0, reason)

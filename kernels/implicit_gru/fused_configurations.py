@@ -1,0 +1,133 @@
+"""The GRU's kernels as they are shipped, to be compiled without a GPU."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+import triton.language as tl
+
+from lpgpu.kernels.configuration import Configuration
+from lpgpu.kernels.implicit_gru import fused_adjoint, fused_forward
+from lpgpu.kernels.implicit_gru.capacity import Kind, Tier, tier
+from lpgpu.kernels.implicit_gru.fused_cell import RUNTIME
+from lpgpu.kernels.precision import Precision
+from lpgpu.kernels.specialisation import TRITON_NAMES, specialised
+
+_BF16, _FP16, _FP32, _FP64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
+_TYPES = {_FP16: tl.float16, _BF16: tl.bfloat16, _FP32: tl.float32, _FP64: tl.float64}
+_RESIDENT: list[tuple[int, torch.dtype, Precision]] = [
+    (64, _BF16, "ieee"),
+    (100, _BF16, "ieee"),
+    (128, _BF16, "ieee"),
+    (128, _FP16, "ieee"),
+    (64, _FP32, "tf32x3"),
+    (128, _FP32, "tf32"),
+    (32, _FP64, "ieee"),
+]
+_TILED: list[tuple[int, torch.dtype, Precision, int | None]] = [  # the last: rows
+    (512, _BF16, "ieee", None),
+    (1000, _BF16, "ieee", 256),
+    (512, _FP32, "tf32x3", None),
+    (128, _FP32, "tf32x3", 256),
+    (32, _FP64, "ieee", None),
+]
+_KERNELS: dict[Kind, Any] = {
+    "forward": fused_forward.gru_sweep,
+    "adjoint": fused_adjoint.gru_adjoint_sweep,
+    "recomputed": fused_adjoint.gru_adjoint_recomputed,
+}
+_TERMS = ("g", "delta", "anchors", "products")
+_COEFFICIENTS = ("a_out", "c_out", "c_n_out")
+
+
+def configurations() -> list[Configuration]:
+    """Sweeps and steps, forward and adjoint, at the widths that matter; plain and, in bf16, with every term."""
+    return [*_resident(), *_tiled(), *_elementwise()]
+
+
+def _resident() -> Iterator[Configuration]:
+    for width, dtype, precision in _RESIDENT:
+        for kind, kernel in _KERNELS.items():
+            for full in (False, True) if width == 100 else (False,):
+                tiers = {
+                    arch: tier(width, dtype, arch, precision=precision, kind=kind, corrected=full, right_hand_side=full)
+                    for arch in (80, 90)
+                }
+                archs = tuple(arch for arch, chosen in tiers.items() if chosen.kind == "resident")
+                if archs:
+                    chosen = tiers[archs[-1]]
+                    name = f"{_name(width, dtype, precision)}{' all terms' if full else ''}"
+                    tile = {"PADDED": chosen.padded_width, "ROWS": chosen.rows}
+                    absent = () if full else _TERMS
+                    yield _specialised(kernel, name, width, dtype, precision, chosen, tile, absent, archs)
+
+
+def _tiled() -> Iterator[Configuration]:
+    for width, dtype, precision, rows in _TILED:
+        of_arch = {arch: tier(width, dtype, arch, precision=precision, steps=1, num_rows=rows) for arch in (80, 90)}
+        for arch, chosen in of_arch.items():
+            if arch == 90 and chosen == of_arch[80]:
+                continue
+            archs = (80, 90) if of_arch[80] == of_arch[90] else (arch,)
+            tile = {"ROWS": chosen.rows, "COLUMNS": chosen.columns, "DEPTH": chosen.depth}
+            name = f"{_name(width, dtype, precision)}, {chosen.rows} rows"
+            cases = [
+                (fused_forward.gru_step_tiled, name, (*_TERMS, *_COEFFICIENTS)),
+                (fused_adjoint.gru_adjoint_tiled, name, _TERMS),
+            ]
+            if dtype == _BF16 and rows is None:
+                cases += [
+                    (fused_forward.gru_step_tiled, f"{name}, all terms", _COEFFICIENTS),
+                    (fused_forward.gru_step_tiled, f"{name}, coefficients", (*_TERMS, "out")),
+                    (fused_adjoint.gru_adjoint_tiled, f"{name}, all terms", ()),
+                ]
+            for kernel, case, absent in cases:
+                yield _specialised(kernel, case, width, dtype, precision, chosen, tile, absent, archs)
+
+
+def _elementwise() -> Iterator[Configuration]:
+    for kernel in (fused_adjoint.gru_gate_gradients, fused_adjoint.gru_diagonal):
+        tile = {"PADDED": 256, "ROWS": 4}
+        chosen = replace(tier(128, _BF16, 90, steps=1), num_warps=4)
+        yield _specialised(kernel, _name(128, _BF16, "ieee"), 128, _BF16, "ieee", chosen, tile, (), (80, 90))
+
+
+def _specialised(
+    kernel: Any,
+    name: str,
+    width: int,
+    dtype: torch.dtype,
+    precision: Precision,
+    chosen: Tier,
+    tile: dict[str, int],
+    absent: tuple[str, ...],
+    archs: tuple[int, ...],
+) -> Configuration:
+    """With strides that are multiples of the width, as those of contiguous tensors are."""
+    constants: dict[str, Any] = {
+        "WIDTH": width,
+        "STAGES": chosen.num_stages,
+        "ALIGNED": math.gcd(16, width),
+        "IMPLICIT": True,
+        "ACC": tl.float64 if dtype == _FP64 else tl.float32,
+        "DOT": _TYPES[dtype],
+        "PRECISION": precision,
+        **tile,
+    }
+    constants = {argument: value for argument, value in constants.items() if argument in kernel.arg_names}
+    scalars = {*RUNTIME, "dt"}
+    tensors = {
+        argument: None if argument in absent else dtype
+        for argument in kernel.arg_names
+        if argument not in constants and argument not in scalars
+    }
+    return specialised(
+        kernel, name, tensors, constants, num_warps=chosen.num_warps, num_stages=chosen.num_stages, archs=archs,
+        uses_dots="DOT" in constants,
+    )  # fmt: skip
+
+
+def _name(width: int, dtype: torch.dtype, precision: Precision) -> str:
+    return f"H={width} {TRITON_NAMES[dtype]}{f' {precision}' if dtype == _FP32 else ''}"

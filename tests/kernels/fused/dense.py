@@ -1,0 +1,135 @@
+"""The fused dense step against the reference in fp64, on a device and in a dtype: shared by interpreter and GPU."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lpgpu.kernels import dense_step
+from lpgpu.kernels.dense_step import reference
+from lpgpu.kernels.sweep import Sweep
+from tests.kernels.fused.inputs import Launched, assert_near, doubled, guarded, innermost, like, random, spread
+
+DT = 0.3
+ORDERS = {
+    "contiguous": lambda t: t,
+    "batch innermost": innermost(1),
+    "spread": spread,
+    "spread, batch innermost": lambda t: innermost(1)(spread(t)),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is computed, on what."""
+
+    batch: int
+    width: int
+    activation: str = "tanh"
+    bias: bool = True
+    order: str = "contiguous"
+    dtype: torch.dtype = torch.float64
+    device: str = "cpu"
+
+    def states(self, layers: int) -> Tensor:
+        values = random(layers, self.batch, self.width, dtype=self.dtype, device=self.device)
+        return ORDERS[self.order](values)
+
+    def weights(self, layers: int) -> tuple[Tensor, Tensor | None]:
+        scale = self.width**-0.5
+        w = random(layers, self.width, self.width, dtype=self.dtype, device=self.device, scale=scale)
+        b = random(layers, self.width, dtype=self.dtype, device=self.device)
+        return spread(w, 3), spread(b) if self.bias else None
+
+    def kept(self, layers: int) -> Tensor:
+        u, (w, b) = self.states(layers), self.weights(layers)
+        return like(u, reference.kept(u, w, b, self.activation))
+
+
+def check_sweep(
+    case: Case, sweep: Sweep, *, adjoint: bool, rhs: bool, delta: bool, products: bool, launches: int | None = None
+) -> None:
+    (u, check_ends), (w, b) = guarded(case.states, sweep.num_layers + 1), case.weights(sweep.num_layers)
+    for _, _, targets in sweep.marched():
+        u[targets] = torch.nan
+    kept = case.kept(sweep.num_layers)
+    g = case.states(sweep.num_layers + 1) if rhs else None
+    corrections = [case.states(sweep.num_layers) if delta else None for _ in range(2)]
+    shape = (sweep.num_intervals + 1, *u.shape[1:])
+    factors = like(u[: shape[0]], u.new_full(shape, torch.nan)) if products else None
+    expected_u = doubled(u)
+    expected_factors = doubled(factors)
+    inputs = {"g": g, "delta": corrections[0], "anchors": corrections[1]}
+    doubles = {name: doubled(t) for name, t in inputs.items()}
+    with Launched() as launched:
+        if adjoint:
+            dense_step.adjoint_sweep(u, kept, w, DT, case.activation, sweep, **inputs, products=factors)
+        else:
+            dense_step.sweep(u, w, b, DT, case.activation, sweep, **inputs, products=factors)
+    if launches is not None:
+        assert sum(launched.names.values()) == launches
+    assert launched.names
+    w64, b64, kept64 = doubled(w), doubled(b), doubled(kept)
+    if adjoint:
+        reference.adjoint_sweep(
+            expected_u, kept64, w64, DT, case.activation, sweep, **doubles, products=expected_factors
+        )  # fmt: skip
+    else:
+        reference.sweep(expected_u, w64, b64, DT, case.activation, sweep, **doubles, products=expected_factors)
+    assert_near(u, expected_u, "states")
+    check_ends()
+    assert_near(factors, expected_factors, "products")
+    if case.order == "spread":
+        assert u._base is None or u._base[0::2].isnan().all()
+
+
+def check_step(case: Case, layers: int) -> None:
+    """advance with its diagonal, kept, vjp, diagonal and the parameters' gradient, one launch each."""
+    u, lam, (w, b) = case.states(layers), case.states(layers), case.weights(layers)
+    out, diagonal = (like(u, torch.full_like(u, torch.nan)) for _ in range(2))
+    u64, lam64, w64, b64 = doubled(u), doubled(lam), doubled(w), doubled(b)
+    expected, expected_diagonal = torch.empty_like(u64), torch.empty_like(u64)
+    kept64 = reference.advance(u64, w64, b64, DT, case.activation, expected)
+    reference.diagonal(kept64, w64, DT, case.activation, expected_diagonal)
+
+    with Launched() as launched:
+        assert dense_step.advance(u, w, b, DT, case.activation, out, diagonal=diagonal) is None
+    assert launched.names == {"dense_step_kernel": 1}
+    assert_near(out, expected, "advance")
+    assert_near(diagonal, expected_diagonal, "diagonal on the way")
+    assert torch.equal(doubled(u), u64)
+
+    out.fill_(torch.nan)
+    dense_step.advance(u, w, b, DT, case.activation, out)
+    assert_near(out, expected, "advance alone")
+
+    with Launched() as launched:
+        kept = dense_step.kept(u, w, b, case.activation)
+    assert launched.names == {"dense_step_kernel": 1}
+    assert_near(kept, kept64, "kept")
+
+    diagonal.fill_(torch.nan)
+    with Launched() as launched:
+        dense_step.diagonal(kept, w, DT, case.activation, diagonal)
+    assert launched.names == {"dense_step_kernel": 1}
+    assert_near(diagonal, expected_diagonal, "diagonal")
+
+    out.fill_(torch.nan)
+    kept64 = doubled(kept)
+    reference.vjp(lam64, kept64, w64, DT, case.activation, expected)
+    with Launched() as launched:
+        dense_step.vjp(lam, kept, w, DT, case.activation, out)
+    assert launched.names == {"dense_step_kernel": 1}
+    assert_near(out, expected, "vjp")
+    assert torch.equal(doubled(lam), lam64)
+
+    gradients = dense_step.parameter_gradient(lam, kept, u, DT, case.activation)
+    oracle = reference.parameter_gradient(lam64, kept64, u64, DT, case.activation)
+    for name, one, other in zip(("dW", "db"), gradients, oracle, strict=True):
+        assert_near(one, other, name)
+
+
+def leaves(case: Case, layers: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """u, w, b of the functional form, requiring grad."""
+    u, (w, b) = case.states(layers), case.weights(layers)
+    return u.requires_grad_(), w.detach().requires_grad_(), None if b is None else b.detach().requires_grad_()

@@ -1,0 +1,173 @@
+"""The fused GRU step against the reference in fp64, on a device and in a dtype: shared by interpreter and GPU."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lpgpu.kernels import implicit_gru
+from lpgpu.kernels.implicit_gru import Coefficients, reference
+from lpgpu.kernels.sweep import Sweep
+from tests.kernels.fused.inputs import Launched, assert_near, doubled, like, random, spread
+
+ORDERS = {"contiguous": lambda t: t, "spread": spread}
+WAYS = ("forward", "adjoint", "recomputed")
+RESIDENT = {"forward": "gru_sweep", "adjoint": "gru_adjoint_sweep", "recomputed": "gru_adjoint_recomputed"}
+TILED = {"forward": "gru_step_tiled", "adjoint": "gru_adjoint_tiled"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is computed, on what."""
+
+    batch: int
+    width: int
+    formulation: str = "implicit"
+    bias: bool = True
+    order: str = "contiguous"
+    dt: float = 0.3
+    dtype: torch.dtype = torch.float64
+    device: str = "cpu"
+    ended: bool = False
+
+    def states(self, layers: int) -> Tensor:
+        return ORDERS[self.order](random(layers, self.batch, self.width, dtype=self.dtype, device=self.device))
+
+    def inputs(self, layers: int) -> Tensor:
+        """x; where some rows have `ended`, their x_z is +∞."""
+        x = random(layers, self.batch, 3 * self.width, dtype=self.dtype, device=self.device)
+        if self.ended:
+            x[layers // 2 :, ::2, self.width : 2 * self.width] = math.inf
+        return ORDERS[self.order](x)
+
+    def weights(self) -> tuple[Tensor, Tensor | None]:
+        w = random(3 * self.width, self.width, dtype=self.dtype, device=self.device, scale=self.width**-0.5)
+        return w, random(3 * self.width, dtype=self.dtype, device=self.device) if self.bias else None
+
+    @property
+    def cell(self) -> tuple[float, str]:
+        return self.dt, self.formulation
+
+    def coefficients(self, layers: int) -> Coefficients:
+        w, b = self.weights()
+        at = reference.linearise(self.states(layers), self.inputs(layers), w, b, *self.cell)
+        return Coefficients(*(ORDERS[self.order](t) for t in at.tensors()))
+
+
+def check_sweep(case: Case, sweep: Sweep, *, way: str, rhs: bool, delta: bool, products: bool, launches: int) -> None:
+    """Against the reference in fp64; everything that is to be written is NaN before, all else as it was after."""
+    layers, (w, b) = sweep.num_layers, case.weights()
+    h, x, at = case.states(layers), case.inputs(layers), case.coefficients(layers)
+    beyond = case.states(layers + 4)
+    u = beyond[: layers + 1]
+    beyond[layers + 1 :] = torch.nan
+    for _, _, targets in sweep.marched():
+        u[targets] = torch.nan
+    g = case.states(layers + 1) if rhs else None
+    corrections = [case.states(layers) if delta else None for _ in range(2)]
+    factors = like(u[:1], u.new_full((sweep.num_intervals + 1, *u.shape[1:]), torch.nan)) if products else None
+    terms = {"g": g, "delta": corrections[0], "anchors": corrections[1]}
+    expected_u, expected_factors = doubled(u), doubled(factors)
+    expected_terms = {name: doubled(t) for name, t in terms.items()} | {"products": expected_factors}
+    h64, x64, w64, b64 = doubled(h), doubled(x), doubled(w), doubled(b)
+    with Launched() as launched:
+        if way == "forward":
+            implicit_gru.sweep(u, x, w, b, *case.cell, sweep, **terms, products=factors)
+        elif way == "adjoint":
+            implicit_gru.adjoint_sweep(u, at, w, sweep, **terms, products=factors)
+        else:
+            implicit_gru.adjoint_sweep_recomputed(u, h, x, w, b, *case.cell, sweep, **terms, products=factors)
+    resident = RESIDENT[way]
+    assert launched.names == {resident if resident in launched.names else TILED[way]: launches}
+    if way == "forward":
+        reference.sweep(expected_u, x64, w64, b64, *case.cell, sweep, **expected_terms)
+    elif way == "adjoint":
+        at64 = Coefficients(*(doubled(t) for t in at.tensors()))  # pyright: ignore
+        reference.adjoint_sweep(expected_u, at64, w64, sweep, **expected_terms)
+    else:
+        reference.adjoint_sweep_recomputed(expected_u, h64, x64, w64, b64, *case.cell, sweep, **expected_terms)
+    assert_near(u, expected_u, "states", factor=10)
+    assert_near(factors, expected_factors, "products", factor=10)
+    assert beyond[layers + 1 :].isnan().all()
+    if case.order == "spread":
+        assert u._base is not None and u._base[0::2].isnan().all()
+
+
+def check_steps(case: Case, layers: int) -> None:
+    """advance with its diagonal, linearise, vjp, diagonal and gate_gradients: one launch each."""
+    h, lam, x, (w, b) = case.states(layers), case.states(layers), case.inputs(layers), case.weights()
+    out, diagonal = (like(h, torch.full_like(h, torch.nan)) for _ in range(2))
+    h64, lam64, x64, w64, b64 = doubled(h), doubled(lam), doubled(x), doubled(w), doubled(b)
+    expected, expected_diagonal = torch.empty_like(h64), torch.empty_like(h64)
+    gates = reference.advance(h64, x64, w64, b64, *case.cell, expected)
+    at64 = reference.coefficients(h64, gates, *case.cell)
+    reference.diagonal(at64, w64, expected_diagonal)
+
+    with Launched() as launched:
+        assert implicit_gru.advance(h, x, w, b, *case.cell, out, diagonal) is None
+    assert launched.names == {"gru_step_tiled": 1}
+    assert_near(out, expected, "advance")
+    assert_near(diagonal, expected_diagonal, "diagonal on the way")
+    assert torch.equal(doubled(h), h64) and torch.equal(doubled(x), x64)
+    out.fill_(torch.nan)
+    implicit_gru.advance(h, x, w, b, *case.cell, out)
+    assert_near(out, expected, "advance alone")
+
+    with Launched() as launched:
+        at = implicit_gru.linearise(h, x, w, b, *case.cell)
+    assert launched.names == {"gru_step_tiled": 1}
+    for name, one, other in zip(("a", "c", "c_n"), at.tensors(), at64.tensors(), strict=True):
+        assert_near(one, other, name)
+
+    at64 = Coefficients(*(doubled(t) for t in at.tensors()))  # pyright: ignore
+    reference.vjp(lam64, at64, w64, expected)
+    reference.diagonal(at64, w64, expected_diagonal)
+    out.fill_(torch.nan)
+    diagonal.fill_(torch.nan)
+    with Launched() as launched:
+        implicit_gru.vjp(lam, at, w, out)
+        implicit_gru.diagonal(at, w, diagonal)
+        gradients = implicit_gru.gate_gradients(lam, at)
+    assert launched.names == {"gru_adjoint_tiled": 1, "gru_diagonal": 1, "gru_gate_gradients": 1}
+    assert_near(out, expected, "vjp")
+    assert_near(diagonal, expected_diagonal, "diagonal")
+    for name, one, other in zip(("by x", "by q"), gradients, reference.gate_gradients(lam64, at64), strict=True):
+        assert_near(one, other, name)
+    assert torch.equal(doubled(lam), lam64)
+
+
+def check_ended(case: Case) -> None:
+    """Where x_z is +∞ states and adjoint states are passed on exactly, through every kernel, sweep and step alike."""
+    sweep, (w, b) = Sweep(4, 0, 4, 4), case.weights()
+    x = case.inputs(4)
+    x[:, ::2, case.width : 2 * case.width] = math.inf
+    back = Sweep(4, 3, 4, 4, reverse=True)
+    h, lam, again = case.states(5), case.states(5), case.states(5)
+    products = [torch.full_like(h[:1], torch.nan) for _ in range(3)]
+    given = h[0, ::2].clone()
+    implicit_gru.sweep(h, x, w, b, *case.cell, sweep, products=products[0])
+    at = implicit_gru.linearise(h[:4], x, w, b, *case.cell)
+    last = lam[4, ::2].clone()
+    again[4] = lam[4]
+    implicit_gru.adjoint_sweep(lam, at, w, back, products=products[1])
+    implicit_gru.adjoint_sweep_recomputed(again, h[:4], x, w, b, *case.cell, back, products=products[2])
+    for states, value in ((h, given), (lam, last), (again, last)):
+        assert states.isfinite().all()
+        assert (states[:, ::2] == value).all()
+        assert (states[1:-1, 1::2] != states[2:, 1::2]).any(), "the other rows go on"
+    for each in products:
+        assert (each[:, ::2] == 1).all()
+    out, diagonal = torch.empty_like(h[:4]), torch.empty_like(h[:4])
+    implicit_gru.advance(h[:4], x, w, b, *case.cell, out, diagonal)
+    assert (out[:, ::2] == given).all() and (diagonal[:, ::2] == 1).all()
+    implicit_gru.vjp(lam[1:], at, w, out)
+    assert (out[:, ::2] == last).all()
+    for gradient in implicit_gru.gate_gradients(lam[1:], at):
+        assert (gradient[:, ::2] == 0).all()
+
+
+def leaves(case: Case, layers: int) -> list[Tensor]:
+    """x, h, w and b, if there is one, of the functional form, requiring grad."""
+    tensors = (case.inputs(layers), case.states(layers), *case.weights())
+    return [t.detach().requires_grad_() for t in tensors if t is not None]

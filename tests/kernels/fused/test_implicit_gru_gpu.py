@@ -1,0 +1,50 @@
+"""The fused GRU kernels on a GPU, against the reference in fp64 on the CPU."""
+
+import pytest
+import torch
+
+from lpgpu.kernels import implicit_gru
+from lpgpu.kernels.implicit_gru import capacity
+from lpgpu.kernels.precision import dot_precision
+from lpgpu.kernels.sweep import Sweep
+from tests.kernels.fused import gru
+from tests.kernels.fused.gru import Case
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.parametrize("formulation", implicit_gru.FORMULATIONS),
+    pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str),
+]
+
+WIDTHS = pytest.mark.parametrize("width", [20, 64, 100, 128, 200])
+
+
+@WIDTHS
+@pytest.mark.parametrize("way", gru.WAYS)
+@pytest.mark.parametrize("terms", [False, True])
+def test_sweep(width: int, dtype: torch.dtype, formulation: str, way: str, terms: bool) -> None:
+    case = Case(batch=37, width=width, formulation=formulation, dtype=dtype, device="cuda", order="spread")
+    arch = capacity.arch_of(torch.device("cuda", torch.cuda.current_device()))
+    kind = "forward" if way == "forward" else "adjoint" if way == "adjoint" else "recomputed"
+    chosen = capacity.tier(
+        width, dtype, arch, precision=dot_precision(dtype), kind=kind, corrected=terms, right_hand_side=terms
+    )
+    if way == "recomputed" and chosen.kind == "tiled":
+        pytest.skip(chosen.reason)
+    sweep = Sweep(10, 0, 4, 3) if way == "forward" else Sweep(8, 3, 4, 3, reverse=True)
+    launches = 1 if chosen.kind == "resident" else 3
+    gru.check_sweep(case, sweep, way=way, rhs=terms, delta=terms, products=terms, launches=launches)
+
+
+@WIDTHS
+@pytest.mark.parametrize("batch", [3, 700])
+def test_steps(width: int, dtype: torch.dtype, formulation: str, batch: int) -> None:
+    case = Case(batch=batch, width=width, formulation=formulation, dtype=dtype, device="cuda", order="spread")
+    gru.check_steps(case, 3)
+
+
+@pytest.mark.parametrize("width", [20, 100])
+def test_past_the_end_the_state_is_held_and_so_is_the_adjoint(width: int, dtype: torch.dtype, formulation: str) -> None:
+    if dtype == torch.float64 and width > 32:
+        pytest.skip("recomputing holds W twice: fp64 up to H = 32")
+    gru.check_ended(Case(batch=6, width=width, formulation=formulation, dtype=dtype, device="cuda"))

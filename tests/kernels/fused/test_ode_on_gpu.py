@@ -1,0 +1,58 @@
+"""The fused ODE steps and FAS arithmetic on a GPU: what the interpreter's tests compare, in every dtype."""
+
+import pytest
+import torch
+
+from lpgpu.kernels.sweep import Sweep
+from tests.kernels.fused import conv, dense, fas
+from tests.kernels.fused.inputs import ACTIVATIONS
+
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+F_SWEEP, RAGGED, MARCH = Sweep(12, 0, 4, 3), Sweep(10, 0, 4, 3), Sweep(3, 0, 3, 3)
+F_SWEEP_BACK = Sweep(12, 3, 4, 3, reverse=True)
+
+pytestmark = [pytest.mark.gpu, pytest.mark.parametrize("dtype", DTYPES, ids=str)]
+
+
+@pytest.mark.parametrize("width", [8, 20, 64, 100, 128, 256, 512])
+class TestDense:
+    def test_step(self, width: int, dtype: torch.dtype) -> None:
+        dense.check_step(dense.Case(200, width, dtype=dtype, device="cuda"), 3)
+
+    @pytest.mark.parametrize("sweep", [F_SWEEP, RAGGED, MARCH], ids=["F", "ragged", "march"])
+    @pytest.mark.parametrize("corrected", [True, False])
+    def test_sweep(self, width: int, dtype: torch.dtype, sweep: Sweep, corrected: bool) -> None:
+        case = dense.Case(200, width, dtype=dtype, device="cuda")
+        dense.check_sweep(case, sweep, adjoint=False, rhs=corrected, delta=corrected, products=corrected)
+
+    def test_adjoint_sweep(self, width: int, dtype: torch.dtype) -> None:
+        case = dense.Case(17, width, dtype=dtype, device="cuda", order="spread")
+        dense.check_sweep(case, F_SWEEP_BACK, adjoint=True, rhs=True, delta=False, products=True)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_dense_activations(activation: str, dtype: torch.dtype) -> None:
+    dense.check_step(dense.Case(33, 20, activation, dtype=dtype, device="cuda"), 2)
+
+
+@pytest.mark.parametrize("channels", [3, 8, 16, 64])
+@pytest.mark.parametrize("convolutions", [1, 2])
+class TestConv:
+    @pytest.mark.parametrize("size", [28, 9])
+    def test_step(self, channels: int, convolutions: int, size: int, dtype: torch.dtype) -> None:
+        conv.check_step(conv.Case((5, channels, size, size), convolutions, dtype=dtype, device="cuda", packed=True), 3)
+
+    def test_sweep(self, channels: int, convolutions: int, dtype: torch.dtype) -> None:
+        case = conv.Case((3, channels, 28, 28), convolutions, dtype=dtype, device="cuda", packed=True)
+        conv.check_sweep(case, RAGGED, adjoint=False, rhs=True, delta=False)
+        conv.check_sweep(case, F_SWEEP_BACK, adjoint=True, rhs=True, delta=True)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_conv_activations(activation: str, dtype: torch.dtype) -> None:
+    conv.check_step(conv.Case((2, 8, 9, 7), 2, activation, order="contiguous", dtype=dtype, device="cuda"), 2)
+
+
+@pytest.mark.parametrize("orders", [("contiguous",) * 3, ("spread",) * 3, ("channels last", "spread", "contiguous")])
+def test_fas(orders: tuple[str, str, str], dtype: torch.dtype) -> None:
+    fas.check(fas.Case((17, 50, 8, 784), orders, dtype, "cuda"), 16)
