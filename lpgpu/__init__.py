@@ -1,8 +1,32 @@
 """lpgpu: train deep and recurrent networks parallel in depth and in time, by multigrid reduction in time (MGRIT)."""
 
+from lpgpu.comm import ProcessGrid
 from lpgpu.mgrit import MGRIT, DivergenceError, DivergenceWarning, Parareal, Serial, SolveResult
 from lpgpu.nn import GRU, LayerParallel
+from lpgpu.nn.gradients import average_gradients, clip_grad_norm_
+from lpgpu.nn.state import (
+    full_optimizer_state_dict,
+    full_state_dict,
+    load_full_optimizer_state_dict,
+    load_full_state_dict,
+)
 
 __version__ = "0.1.0"
 
-__all__ = ["GRU", "MGRIT", "DivergenceError", "DivergenceWarning", "LayerParallel", "Parareal", "Serial", "SolveResult"]
+__all__ = [
+    "GRU",
+    "MGRIT",
+    "DivergenceError",
+    "DivergenceWarning",
+    "LayerParallel",
+    "Parareal",
+    "ProcessGrid",
+    "Serial",
+    "SolveResult",
+    "average_gradients",
+    "clip_grad_norm_",
+    "full_optimizer_state_dict",
+    "full_state_dict",
+    "load_full_optimizer_state_dict",
+    "load_full_state_dict",
+]

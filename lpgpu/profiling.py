@@ -4,6 +4,8 @@ timings = Timings(device)
 with timings("forward"):
     y = net(x)
 timings.seconds()      # {"forward": 0.0123}
+
+A part inside another is counted as itself alone: the parts add up to the time that passed.
 """
 
 import os
@@ -28,15 +30,22 @@ class Timings:
         self.device = torch.device(device)
         self.counts: dict[str, int] = {}
         self._sums: dict[str, float] = {}
-        self._pending: deque[tuple[str, torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._pending: deque[tuple[str, str | None, torch.cuda.Event, torch.cuda.Event]] = deque()
         self._spare: list[torch.cuda.Event] = []
+        self._open: list[str] = []  # the parts under way, outermost first
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Time the body of a `with` statement as part `name`; a body that raises is counted too."""
         clock = self._device_clock if self.device.type == "cuda" else self._host_clock
-        with nvtx_range(name), clock(name):
-            yield
+        around = self._open[-1] if self._open else None
+        self._open.append(name)
+        self._sums.setdefault(name, 0.0)
+        try:
+            with nvtx_range(name), clock(name, around):
+                yield
+        finally:
+            self._open.pop()
 
     def seconds(self) -> dict[str, float]:
         """Seconds of each part so far, in the order of first use. On CUDA this waits for the parts still running."""
@@ -44,23 +53,22 @@ class Timings:
         return dict(self._sums)
 
     @contextmanager
-    def _host_clock(self, name: str) -> Iterator[None]:
+    def _host_clock(self, name: str, around: str | None) -> Iterator[None]:
         start = time.perf_counter()
         try:
             yield
         finally:
-            self._add(name, time.perf_counter() - start)
+            self._add(name, around, time.perf_counter() - start)
 
     @contextmanager
-    def _device_clock(self, name: str) -> Iterator[None]:
+    def _device_clock(self, name: str, around: str | None) -> Iterator[None]:
         start, end = self._event(), self._event()
-        self._sums.setdefault(name, 0.0)
         start.record()
         try:
             yield
         finally:
             end.record()
-            self._pending.append((name, start, end))
+            self._pending.append((name, around, start, end))
             self._resolve(wait=False)
 
     def _event(self) -> torch.cuda.Event:
@@ -69,23 +77,30 @@ class Timings:
     def _resolve(self, *, wait: bool) -> None:
         """Turn completed pairs of events into sums, oldest first: all with `wait`, else up to the first unfinished."""
         while self._pending:
-            name, start, end = self._pending[0]
+            name, around, start, end = self._pending[0]
             if wait:
                 end.synchronize()
             elif not end.query():
                 return
             self._pending.popleft()
-            self._add(name, start.elapsed_time(end) / 1000.0)  # milliseconds
+            self._add(name, around, start.elapsed_time(end) / 1000.0)  # milliseconds
             self._spare += (start, end)
 
-    def _add(self, name: str, seconds: float) -> None:
-        self._sums[name] = self._sums.get(name, 0.0) + seconds
+    def _add(self, name: str, around: str | None, seconds: float) -> None:
+        self._sums[name] += seconds
         self.counts[name] = self.counts.get(name, 0) + 1
+        if around is not None:
+            self._sums[around] -= seconds
 
 
 def _nvtx_annotate() -> Any:
-    """`nvtx.annotate`, or None without the package or with LPGPU_NVTX=0."""
-    if os.environ.get("LPGPU_NVTX") == "0":
+    """`nvtx.annotate`; None where no tool listens, with LPGPU_NVTX=0, or without the package.
+
+    A tool that listens has put its library into NVTX_INJECTION64_PATH, the only place NVTX looks at on Linux. For one
+    that comes in another way, LPGPU_NVTX=1.
+    """
+    wanted = os.environ.get("LPGPU_NVTX", "1" if os.environ.get("NVTX_INJECTION64_PATH") else "0")
+    if wanted == "0":
         return None
     try:
         from nvtx import annotate
@@ -99,5 +114,5 @@ _nothing = nullcontext()
 
 
 def nvtx_range(name: str) -> AbstractContextManager[Any]:
-    """A range called `name` in Nsight's timeline; free of cost without the `nvtx` package or with LPGPU_NVTX=0."""
+    """A range called `name` in Nsight's timeline; costs nothing where no tool listens."""
     return _nothing if _annotate is None else _annotate(name, domain="lpgpu")

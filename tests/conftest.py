@@ -21,13 +21,44 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("ci")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+RANKS = int(os.environ.get("LPGPU_RANKS", "0"))
+"""How many ranks this session is one of, as tests.mpi_launcher says; 0: an ordinary session, which MPI stays out of."""
+
+collect_ignore_glob = [] if RANKS else ["*/test_ranks_*.py"]  # of several ranks; test_mpi.py starts them
+if RANKS:  # all ranks run the same examples: none is remembered, or looked for after a failure of one rank's own
+    hypothesis.settings.register_profile(
+        "ranks", hypothesis.settings.get_profile("ci"), database=None, phases=[hypothesis.Phase.generate]
+    )
+    hypothesis.settings.load_profile("ranks")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    here = [item for item in items if _belongs(item)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in here])
+    items[:] = here
     if torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="needs a CUDA device: torch.cuda.is_available() is false")
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(skip)
+
+
+def _belongs(item: pytest.Item) -> bool:
+    """Whether a test is one of a session on so many ranks."""
+    marker = item.get_closest_marker("mpi")
+    return RANKS in marker.args if marker else RANKS == 0
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """A test that fails on one rank would leave the others waiting: it ends the job."""
+    if RANKS > 1 and report.failed:
+        from mpi4py import MPI
+
+        rank = MPI.COMM_WORLD.Get_rank()
+        text = "\n".join([report.longreprtext, *(content for _, content in report.sections)])
+        os.write(2, f"\nFAILED {report.nodeid} on rank {rank} of {RANKS}\n{text}\n".encode())
+        MPI.COMM_WORLD.Abort(1)
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,8 @@ SUBSET = [
     "tests/mgrit/test_exactness.py::test_exactness_travels_with_the_cycles",
     "tests/mgrit/test_exactness.py::test_enough_cycles_are_serial_propagation",
     "tests/mgrit/test_exactness.py::test_one_cycle_too_few_is_not_exact",
+    "tests/mgrit/test_ranks.py::test_any_ranks_compute_what_one_process_does",
+    "tests/mgrit/test_ranks.py::test_ranks_of_one_layer_each",
     "tests/nn/test_exactness.py::test_without_cycles_the_coarse_guess_is_the_coarsest_network",
     "tests/nn/test_exactness.py::test_the_adjoint_is_linearised_where_the_forward_solve_ended",
 ]
@@ -48,13 +50,13 @@ class Fault:
 FAULTS = {
     "residual sign": Fault(
         "lpgpu/mgrit/fas.py",
-        "fas.coarse_right_hand_side_(coarse_phi, phi[: coarse.grid.num_steps])",
-        "fas.coarse_right_hand_side_(coarse_phi, (2 * states.c_points[grid.c_targets] - phi)[: coarse.grid.num_steps])",
+        "fas.coarse_right_hand_side_(coarse_phi, phi[own])",
+        "fas.coarse_right_hand_side_(coarse_phi, (2 * states.c_points[grid.c_targets] - phi)[own])",
     ),
     "a missed C-point": Fault(
         "lpgpu/mgrit/fas.py",
-        "fine.states.c_points.copy_(coarse.states.u)",
-        "fine.states.c_points[:-1].copy_(coarse.states.u[:-1])",
+        "    u[:here] = v[:here]",
+        "    u[: here - 1] = v[: here - 1]",
     ),
     "a wrong coarse Δt": Fault(
         "lpgpu/nn/propagators/pair.py",
@@ -70,6 +72,21 @@ FAULTS = {
         "lpgpu/mgrit/relaxation.py",
         "out += level.g[grid.targets(grid.c_layers)]",
         "out += 0 * level.g[grid.targets(grid.c_layers)]",
+    ),
+    "a boundary state that is heard and not heeded": Fault(
+        "lpgpu/mgrit/exchange.py",
+        "self._level.states.start.copy_(self._arrival.wait())",
+        "self._arrival.wait()",
+    ),
+    "an interval whose end does not come home": Fault(
+        "lpgpu/mgrit/fas.py",
+        "torch.cat([phi, end[None]])",
+        "torch.cat([phi, 0 * end[None]])",
+    ),
+    "a C-point that one rank corrects and its neighbour does not": Fault(
+        "lpgpu/mgrit/exchange.py",
+        "last.copy_(fine.communicator.receive(last, grid.above).wait())",
+        "fine.communicator.receive(last, grid.above).wait()",
     ),
 }
 

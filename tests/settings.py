@@ -41,3 +41,12 @@ def exact_solver(num_steps: int, options: dict[str, Any]) -> MGRIT:
     """The solver with just the cycles that exactness takes, in both directions."""
     cycles = cycles_to_exactness(num_steps, options)
     return MGRIT(**options, iterations=cycles, adjoint_iterations=cycles)
+
+
+@st.composite
+def blocks_of(draw: st.DrawFn, *, ranks: tuple[int, int] = (1, 9), layers: int = 14) -> list[int]:
+    """The layers of each of some ranks: ragged, or all alike."""
+    sizes = st.integers(1, layers)
+    count = draw(st.integers(*ranks))
+    ragged = st.lists(sizes, min_size=count, max_size=count)
+    return draw(ragged | sizes.map(lambda size: [size] * count))

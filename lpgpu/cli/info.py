@@ -6,19 +6,43 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 import lpgpu
+from lpgpu.comm.about import describe_mpi
+from lpgpu.kernels import dispatch
+from lpgpu.kernels.precision import get_precision
 
 PACKAGES = ("torch", "triton", "cupy", "mpi4py", "nvtx")
 
 
+def show() -> None:
+    """Print what `describe` finds; of several ranks, the first one prints."""
+    if text := describe():
+        print(text)
+
+
 def describe() -> str:
-    """Versions, devices, threads and the kernels' backend, one per line."""
+    """Versions, devices, threads, the kernels' backend, and whether MPI is CUDA-aware, one per line.
+
+    Under mpiexec collective, and empty on all ranks but the first.
+    """
+    mpi = describe_mpi()
+    if mpi is None:
+        return ""
     lines = {"lpgpu": lpgpu.__version__, "python": f"{platform.python_version()} on {platform.platform()}"}
     lines |= {package: _installed_version(package) for package in PACKAGES}
     lines["threads"] = str(torch.get_num_threads())
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     lines["CUDA devices"] = ", ".join(devices) or "none"
-    lines["kernels"] = f"reference ({'CUDA' if devices else 'CPU'})"
+    lines["kernels"] = _kernels(bool(devices))
+    lines |= mpi
     return "\n".join(f"{name:<14}{value}" for name, value in lines.items())
+
+
+def _kernels(on_gpu: bool) -> str:
+    """What runs on the tensors of this machine, and how fp32 products are made there."""
+    asked = dispatch.current_backend()
+    if not on_gpu or asked == "reference":
+        return f"reference ({'as asked for' if asked == 'reference' else 'no CUDA device'})"
+    return f"fused, fp32 products in {get_precision()}" if dispatch.has_triton() else "reference (triton is missing)"
 
 
 def _installed_version(package: str) -> str:

@@ -1,5 +1,6 @@
 """Multigrid reduction in time: the solver, for the forward and the adjoint problem alike.
 
+partition     which rank owns which points
 hierarchy     which layers a level has and a sweep visits
 propagator    Φ, on many layers at once
 states        where the states of a level live
@@ -20,6 +21,7 @@ from lpgpu.mgrit.convergence import DivergenceError, DivergenceWarning
 from lpgpu.mgrit.delta import Delta
 from lpgpu.mgrit.hierarchy import Grid, Hierarchy, Window
 from lpgpu.mgrit.options import MGRIT, Parareal, Serial, Solver
+from lpgpu.mgrit.partition import Partition
 from lpgpu.mgrit.propagator import Propagator
 from lpgpu.mgrit.result import SolveResult
 from lpgpu.mgrit.solve import solve
@@ -35,6 +37,7 @@ __all__ = [
     "Grid",
     "Hierarchy",
     "Parareal",
+    "Partition",
     "Propagator",
     "Serial",
     "SolveResult",

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lpgpu.comm import Communicator
+from lpgpu.mgrit.exchange import global_sum
 from lpgpu.mgrit.states import States
 
 
@@ -25,23 +27,30 @@ class DivergenceError(ArithmeticError):
 
 
 class Stopping:
-    """Collects ‖r‖² and says when ‖r‖ ≤ tolerance · ‖r⁰‖; without a tolerance never, and without looking."""
+    """Collects this rank's ‖r‖² and says when ‖r‖ ≤ tolerance · ‖r⁰‖; without a tolerance never, and without looking.
 
-    def __init__(self, tolerance: float | None) -> None:
+    `squared_norms` are this rank's parts. The decision is of their sums over ranks, so it is the same on all.
+    """
+
+    def __init__(self, tolerance: float | None, communicator: Communicator) -> None:
         self.tolerance = tolerance
+        self.communicator = communicator
         self.squared_norms: list[Tensor] = []
         self.converged: bool | None = None if tolerance is None else False
+        self._first: Tensor | None = None
 
     def __call__(self, squared_norm: Tensor) -> bool:
         self.squared_norms.append(squared_norm)
         if self.tolerance is not None:
-            self.converged = bool(squared_norm <= self.tolerance**2 * self.squared_norms[0])
+            total = global_sum(self.communicator, squared_norm)
+            self._first = total if self._first is None else self._first
+            self.converged = bool(total <= self.tolerance**2 * self._first)
         return bool(self.converged)
 
 
 @dataclass(frozen=True)
 class _Diagnosis:
-    """What a finished solve shows: its ‖r‖² history, then the norms of u at the C-points and at the end."""
+    """What a finished solve shows: its ‖r‖² history, then ‖u‖² at the C-points and at the end."""
 
     figures: Tensor
     num_norms: int
@@ -59,7 +68,7 @@ class _Diagnosis:
             return
         if len(history) < 2:
             return  # a first residual is the initial guess's, and says nothing of a reduction
-        norm, _ = of_states
+        norm = math.sqrt(of_states[0])
         if history[-1] > norm / 2:
             self._say("diverges: its residual is as large as its states", history)
         elif history[-1] > max(history[0], 10 * self.eps * norm):
@@ -79,20 +88,32 @@ class _Diagnosis:
 _pending: deque[_Diagnosis] = deque(maxlen=64)
 
 
-def diagnose(squared_norms: list[Tensor], states: States, *, what: str, on_divergence: str) -> None:
-    """Report a solve whose states are non-finite or whose residual grew; on a GPU, at the next call after it is known.
+def diagnose(
+    squared_norms: list[Tensor], states: States, communicator: Communicator, *, what: str, on_divergence: str
+) -> list[Tensor]:
+    """The ‖r‖² of all ranks, from this rank's `squared_norms`.
+
+    Reports a solve whose states are non-finite or whose residual grew, on every rank; on one GPU, at the next call
+    after it is known; in a CUDA graph not at all, as a replay has no host to tell.
 
     Raises:
         DivergenceError: when that is so and `on_divergence` is "raise".
     """
-    if not states.end.numel():
-        return  # an empty batch shows nothing
-    of_states = [torch.linalg.vector_norm(each, dtype=torch.float64) for each in (states.c_points, states.end)]
-    figures = torch.stack([*squared_norms, *of_states])
-    host, ready = _to_host(figures)
+    grid = states.grid
+    of_states = [states.c_points[grid.owned_c_points], states.end if grid.ends else states.u[:0]]
+    squares = [torch.linalg.vector_norm(each, dtype=torch.float64).square() for each in of_states]
+    figures = global_sum(communicator, torch.stack([*squared_norms, *squares]))
     eps = torch.finfo(states.u.dtype).eps
-    _pending.append(_Diagnosis(host, len(squared_norms), eps, what, on_divergence, ready))
-    speak_pending()
+    if states.u.shape[1:].numel() and not _is_captured(states.u):  # an empty batch shows nothing
+        at_once = communicator.size > 1  # all ranks must raise an error at the same call
+        host, ready = (figures.cpu(), lambda: True) if at_once else _to_host(figures)
+        diagnosis = _Diagnosis(host, len(squared_norms), eps, what, on_divergence, ready)
+        if at_once:
+            diagnosis.speak()
+        else:
+            _pending.append(diagnosis)
+            speak_pending()
+    return list(figures[: len(squared_norms)])
 
 
 def speak_pending(*, wait: bool = False) -> None:
@@ -101,6 +122,11 @@ def speak_pending(*, wait: bool = False) -> None:
         if wait and _pending[0].figures.is_pinned():
             torch.cuda.synchronize()
         _pending.popleft().speak()
+
+
+def _is_captured(u: Tensor) -> bool:
+    """Whether what runs now is recorded into a CUDA graph."""
+    return u.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def _to_host(figures: Tensor) -> tuple[Tensor, Callable[[], bool]]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from lpgpu.mgrit.cycle import v_cycle
+from lpgpu.mgrit.exchange import given_state
 from lpgpu.mgrit.fas import correct, restrict
 from lpgpu.mgrit.level import Level
 from lpgpu.mgrit.relaxation import f_relax, first_f_relax, solve_serially, sweep_short_interval
@@ -28,9 +29,15 @@ def initial_guess(levels: Sequence[Level], kind: str) -> None:
 
 
 def _constant(level: Level, *, before_restriction: bool = False) -> None:
-    given = level.states.start.clone()
-    level.states.c_points.copy_(given.new_zeros(()) if level.grid.reverse else given)
-    level.states.start.copy_(given)
+    states = level.states
+    if not level.grid.reverse:
+        states.c_points.copy_(given_state(level))
+    elif not level.grid.begins:
+        states.c_points.zero_()
+    else:
+        given = states.start.clone()  # which may be a C-point
+        states.c_points.zero_()
+        states.start.copy_(given)
     first_f_relax(level, before_restriction=before_restriction)
 
 
@@ -40,7 +47,8 @@ def _from_coarsest(levels: Sequence[Level]) -> None:
         return solve_serially(fine)
     sweep_short_interval(fine)
     coarse = coarser[0]
-    coarse.states.start.copy_(fine.states.c_points[coarse.grid.start])
+    if coarse.grid.begins:
+        coarse.states.start.copy_(fine.states.c_points[coarse.grid.start])
     _from_coarsest(coarser)
     correct(fine, coarse)
     f_relax(fine, full_intervals_only=fine.grid.reverse)

@@ -16,7 +16,7 @@ from lpgpu.mgrit.states import States
 class Level:
     """What a cycle works on.
 
-    `g` is [N + 1, ...] or None (zero); `relaxation` is None on the coarsest level. Where the next level is Δ-corrected,
+    `g` is [n + 1, ...] or None (zero); `relaxation` is None on the coarsest level. Where the next level is Δ-corrected,
     `products` [intervals or more, ...] are those of the Jacobians' diagonals over each interval's layers to its
     F-points, as of the latest F-sweep; where this one is, `delta` is its correction.
     """

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from lpgpu.mgrit.hierarchy import Hierarchy
+from lpgpu.mgrit.partition import Partition
 
 Relaxation = Literal["F", "FCF"]
 Cycle = Literal["V", "F"]
@@ -15,9 +16,9 @@ Cycle = Literal["V", "F"]
 class Serial:
     """Exact propagation, layer after layer, through the same interface: the oracle, and the choice for inference."""
 
-    def hierarchy(self, num_steps: int) -> Hierarchy:
-        """The single grid of `num_steps` layers."""
-        return Hierarchy.build(num_steps, ())
+    def hierarchy(self, num_steps: int, partition: Partition | None = None) -> Hierarchy:
+        """The single grid of `num_steps` layers, which ranks may share."""
+        return Hierarchy.build(num_steps, (), partition=partition)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +101,9 @@ class MGRIT:
         relaxation = self.relaxation
         return (relaxation,) * (self.levels - 1) if isinstance(relaxation, str) else tuple(relaxation)  # pyright: ignore
 
-    def hierarchy(self, num_steps: int) -> Hierarchy:
-        """The grids of a network of `num_steps` layers."""
-        return Hierarchy.build(num_steps, self.coarsening_per_level, self.min_coarse_steps)
+    def hierarchy(self, num_steps: int, partition: Partition | None = None) -> Hierarchy:
+        """The grids of a network of `num_steps` layers, which ranks may share."""
+        return Hierarchy.build(num_steps, self.coarsening_per_level, self.min_coarse_steps, partition)
 
 
 def Parareal(*, coarsening: int = 4, iterations: int = 2, **options) -> MGRIT:

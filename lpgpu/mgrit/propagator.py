@@ -10,6 +10,7 @@ from torch import Tensor
 from lpgpu.mgrit.delta import Delta
 from lpgpu.mgrit.hierarchy import Grid, Window, length
 from lpgpu.mgrit.result import Work
+from lpgpu.profiling import nvtx_range
 
 
 class Propagator(ABC):
@@ -37,7 +38,7 @@ class Propagator(ABC):
         if not (count := length(layers)):
             return
         self.work.evaluations[grid.level] += count
-        with _naming(grid, layers.start, layers.stop):
+        with nvtx_range(f"step level {grid.level}"), _naming(grid, layers.start, layers.stop):
             self._step(grid, layers, u, out, diagonal)
 
     def sweep(
@@ -56,7 +57,7 @@ class Propagator(ABC):
         """
         steps = [layers for layers in map(window.layers, positions) if length(layers)]
         self.work.evaluations[window.grid.level] += sum(map(length, steps))
-        with _naming(window.grid, window.first, window.stop):
+        with nvtx_range(f"sweep level {window.grid.level}"), _naming(window.grid, window.first, window.stop):
             if products is not None:
                 products.fill_(1)
             self._sweep(window, steps, u, g, delta, products)
@@ -99,7 +100,7 @@ def _naming(grid: Grid, first: int, stop: int) -> Iterator[None]:
         yield
     except Exception as error:
         error.add_note(
-            f"lpgpu: raised while propagating level {grid.level}, layers {first * grid.stride} to "
-            f"{(stop - 1) * grid.stride} of the network"
+            f"lpgpu: raised while propagating level {grid.level}, layers {grid.of_level(first) * grid.stride} "
+            f"to {grid.of_level(stop - 1) * grid.stride} of the network"
         )
         raise

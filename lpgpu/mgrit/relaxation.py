@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from lpgpu.mgrit.exchange import Boundary
 from lpgpu.mgrit.hierarchy import Window
 from lpgpu.mgrit.level import Level
 
@@ -18,18 +19,32 @@ def relax(level: Level, *, f_points_current: bool) -> None:
 def f_relax(level: Level, *, full_intervals_only: bool = False, before_restriction: bool = False) -> None:
     """Propagate each interval's C-point through its F-points.
 
-    The Jacobians' products that Δ wants are taken `before_restriction`; with F-relaxation that is every sweep, as the
-    one that ends a cycle also begins the next.
+    Intervals that start here are swept, and their end passed on, before that of an interval from upstream is waited
+    for; a rank on which none starts passes on what it got. The Jacobians' products that Δ wants are taken
+    `before_restriction`; with F-relaxation that is every sweep, as the one that ends a cycle also begins the next.
     """
+    grid = level.grid
     take_products = before_restriction or level.relaxation == "F"
-    windows = [w for w in level.states.windows() if not (full_intervals_only and w == level.grid.short_window)]
-    steps = [_sweep(level, window, level.grid.f_positions, take_products=take_products) for window in windows]
-    level.deepen(max(steps, default=0))
+    short_from = grid.num_coarse_steps * grid.interval
+    boundary = Boundary(level, lambda p: not grid.is_c(p) and not (full_intervals_only and p > short_from))
+    starting = list(level.states.starting())
+    for window in starting:
+        _sweep(level, window, grid.f_positions, take_products=take_products)
+    if starting:
+        boundary.send()
+    boundary.wait()
+    if not (full_intervals_only and grid.tail_is_short):
+        for window in grid.entered():
+            _sweep(level, window, grid.f_positions, take_products=take_products)
+    if not starting:
+        boundary.send()
+    level.deepen(grid.interval - 1)
 
 
 def c_relax(level: Level) -> None:
     """Update each C-point from the F-point before it."""
     grid, states = level.grid, level.states
+    boundary = Boundary(level, grid.is_c)
     out = states.c_points[grid.c_targets]
     level.propagator.step(grid, grid.c_layers, states.c_sources, out)
     if level.delta is not None:
@@ -37,6 +52,8 @@ def c_relax(level: Level) -> None:
     if level.g is not None:
         out += level.g[grid.targets(grid.c_layers)]
     level.deepen(1)
+    boundary.send()
+    boundary.wait()
 
 
 def first_f_relax(level: Level, *, before_restriction: bool = False) -> None:
@@ -51,16 +68,29 @@ def first_f_relax(level: Level, *, before_restriction: bool = False) -> None:
 
 def sweep_short_interval(level: Level) -> None:
     """Propagate through the whole short last interval of a reversed grid, where there is one."""
-    if level.grid.reverse and level.grid.remainder:
-        level.deepen(_sweep(level, level.grid.short_window, level.grid.all_positions))
+    grid = level.grid
+    if not (grid.reverse and grid.remainder):
+        return
+    boundary = Boundary(level, lambda point: point >= grid.num_coarse_steps * grid.interval)
+    boundary.wait()
+    if grid.tail_is_short:
+        for window in grid.entered():
+            _sweep(level, window, grid.all_positions)
+    boundary.send()
+    level.deepen(grid.remainder)
 
 
 def solve_serially(level: Level) -> None:
     """Propagate from the given point through all layers: exact, and the coarsest level's only way."""
-    level.deepen(sum(_sweep(level, window, level.grid.all_positions) for window in level.states.windows()))
+    boundary = Boundary(level, lambda point: True)
+    boundary.wait()
+    for window in level.states.windows():
+        _sweep(level, window, level.grid.all_positions)
+    boundary.send()
+    level.deepen(level.grid.num_steps)
 
 
-def _sweep(level: Level, window: Window, positions: Iterable[int], *, take_products: bool = False) -> int:
+def _sweep(level: Level, window: Window, positions: Iterable[int], *, take_products: bool = False) -> None:
     products = level.products[window.intervals] if take_products and level.products is not None else None
     with level.states.open(window) as u:
-        return level.propagator.sweep(window, positions, u, level.g, level.delta, products)
+        level.propagator.sweep(window, positions, u, level.g, level.delta, products)

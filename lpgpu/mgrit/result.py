@@ -22,9 +22,11 @@ class SolveResult:
     Attributes:
         iterations: cycles completed.
         converged: whether `tolerance` was met; None where none was asked for.
-        evaluations: Φ evaluations per level, finest first; those of F-points swept again for "c_points" not counted.
-        sequential_depth: the longest chain of dependent Φ evaluations, all that is independent running side by side.
-        messages, bytes_sent: what this rank sent to others.
+        evaluations: this rank's Φ evaluations per level, finest first; those of F-points swept again for "c_points" not
+            counted.
+        sequential_depth: the longest chain of dependent Φ evaluations, on whatever ranks, all that is independent
+            running side by side.
+        messages, bytes_sent: the states that this rank sent to others; sums and broadcasts are not counted.
     """
 
     iterations: int

@@ -1,6 +1,5 @@
 """Solve: cycles until done."""
 
-import torch
 from torch import Tensor
 
 from lpgpu.comm import Communicator, SingleProcess
@@ -13,6 +12,7 @@ from lpgpu.mgrit.options import MGRIT, Serial, Solver
 from lpgpu.mgrit.propagator import Propagator
 from lpgpu.mgrit.result import SolveResult
 from lpgpu.mgrit.states import AllPoints, States
+from lpgpu.profiling import nvtx_range
 
 
 def solve(
@@ -28,6 +28,8 @@ def solve(
 
     `hierarchy` is `options.hierarchy(N)`, or its transpose for the adjoint problem, which takes the options' adjoint
     iterations and tolerance. `g` is [N + 1, ...] or None (zero). On one level the solve is serial: exact, no cycles.
+    Of a hierarchy that ranks share, `states` and `g` are this rank's points, and only where `grid.begins` is the start
+    looked at; all ranks call together.
 
     Raises:
         ValueError: for `delta="diagonal"` where the propagator has no diagonal to offer.
@@ -37,20 +39,23 @@ def solve(
     adjoint = hierarchy.grids[0].reverse
     mgrit = MGRIT(levels=1) if isinstance(options, Serial) else options
     iterations = mgrit.adjoint_iterations if adjoint else mgrit.iterations
-    stopping = Stopping(mgrit.adjoint_tolerance if adjoint else mgrit.tolerance)
-    levels = _levels(propagator, hierarchy, states, mgrit, g, communicator or SingleProcess())
-
-    initial_guess(levels, mgrit.initial_guess)
-    completed = 0
-    while len(levels) > 1 and completed < iterations:
-        CYCLES[mgrit.cycle](levels, f_points_current=True, satisfied=stopping)
-        if stopping.converged:
-            break
-        completed += 1
+    communicator = communicator or SingleProcess()
+    stopping = Stopping(mgrit.adjoint_tolerance if adjoint else mgrit.tolerance, communicator)
+    levels = _levels(propagator, hierarchy, states, mgrit, g, communicator)
 
     what = "adjoint" if adjoint else "forward"
-    diagnose(stopping.squared_norms, states, what=what, on_divergence=mgrit.on_divergence)
-    return SolveResult.of(completed, stopping.converged, stopping.squared_norms, propagator.work)
+    completed = 0
+    with nvtx_range(f"{what} solve"):
+        initial_guess(levels, mgrit.initial_guess)
+        while len(levels) > 1 and completed < iterations:
+            with nvtx_range("cycle"):
+                CYCLES[mgrit.cycle](levels, f_points_current=True, satisfied=stopping)
+            if stopping.converged:
+                break
+            completed += 1
+
+    squared_norms = diagnose(stopping.squared_norms, states, communicator, what=what, on_divergence=mgrit.on_divergence)
+    return SolveResult.of(completed, stopping.converged, squared_norms, propagator.work)
 
 
 def _levels(propagator, hierarchy, states, mgrit: MGRIT, g, communicator) -> list[Level]:
@@ -60,10 +65,16 @@ def _levels(propagator, hierarchy, states, mgrit: MGRIT, g, communicator) -> lis
     levels = []
     for grid in hierarchy.grids:
         if grid.level > 0:
-            states, g = AllPoints(grid, torch.empty_like(states.c_points)), None
+            states, g = AllPoints(grid, _empty_like(states, grid.local_points)), None
         relaxation = None if grid.coarsening is None else mgrit.relaxation_per_level[grid.level]
         level = Level(grid, states, propagator, communicator, relaxation, g)
         if delta and not level.is_coarsest:
-            level.products = torch.empty_like(states.c_points)
+            level.products = _empty_like(states, grid.num_pieces)
         levels.append(level)
     return levels
+
+
+def _empty_like(states: States, count: int) -> Tensor:
+    """Uninitialised states [count, ...], in the memory order of those that there are."""
+    u = states.u
+    return u.new_empty_strided((count, *u.shape[1:]), u.stride())

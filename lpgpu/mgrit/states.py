@@ -36,12 +36,12 @@ class States(ABC):
     @property
     @abstractmethod
     def start(self) -> Tensor:
-        """u where it is given, without the leading dimension."""
+        """u where this rank's march begins: given, or heard from upstream; without the leading dimension."""
 
     @property
     @abstractmethod
     def end(self) -> Tensor:
-        """u where the march arrives, without the leading dimension."""
+        """u where this rank's march arrives, without the leading dimension."""
 
     @abstractmethod
     def read(self, window: Window) -> AbstractContextManager[Tensor]:
@@ -51,13 +51,17 @@ class States(ABC):
     def open(self, window: Window) -> AbstractContextManager[Tensor]:
         """The states at all points of a window, to be swept in place. F-points may come in undefined."""
 
+    def starting(self) -> Iterator[Window]:
+        """The windows of `chunk` intervals that sweeps enter from C-points here."""
+        return self.grid.starting(self.chunk)
+
     def windows(self) -> Iterator[Window]:
         """The level cut into windows of `chunk` intervals."""
         return self.grid.windows(self.chunk)
 
 
 class AllPoints(States):
-    """Every state is kept: [N + 1, ...]."""
+    """Every state is kept: [n + 1, ...]."""
 
     def __init__(self, grid: Grid, u: Tensor, chunk: int | None = None) -> None:
         super().__init__(grid, u, chunk)
@@ -86,17 +90,18 @@ class AllPoints(States):
 
 
 class CPointsOnly(States):
-    """C-points are kept, and the last point where it is none: ⌊N/m⌋ + 1 states, or one more.
+    """C-points are kept, and this rank's first and last point where they are none.
 
     A window is swept in scratch memory of its own size. During a solve the F-points before the C-points are kept too;
     `release_scratch` lets go of these and of the scratch.
     """
 
     def __init__(self, grid: Grid, empty: EmptyStates, chunk: int | None = None) -> None:
-        m = grid.interval
-        super().__init__(grid, empty(grid.num_coarse_steps + 1), chunk or max(1, grid.num_coarse_steps // m))
+        count = length(grid.c_points)
+        super().__init__(grid, empty(count), chunk or max(1, (count - 1) // grid.interval))
         self._empty = empty
-        self._last = empty(1) if grid.remainder else self.u[-1:]
+        self._first = self.u[:1] if grid.is_c(grid.of_level(0)) else empty(1)
+        self._last = self.u[-1:] if grid.is_c(grid.of_level(grid.local_steps)) else empty(1)
         self._sources: Tensor | None = None
         self._scratch: Tensor | None = None
 
@@ -112,22 +117,24 @@ class CPointsOnly(States):
 
     @property
     def start(self) -> Tensor:
-        return self._last[0] if self.grid.reverse else self.u[0]
+        return self._last[0] if self.grid.reverse else self._first[0]
 
     @property
     def end(self) -> Tensor:
-        return self.u[0] if self.grid.reverse else self._last[0]
+        return self._first[0] if self.grid.reverse else self._last[0]
 
     @contextmanager
     def open(self, window: Window) -> Iterator[Tensor]:
         u = self._load(window)
         yield u
-        grid, m = self.grid, self.grid.interval
-        self.u[window.c_points] = u[::m]
-        if window.stop == grid.num_steps and grid.remainder:
+        grid = self.grid
+        self.u[window.c_points] = u[window.local_c_points]
+        if window.first == 0:
+            self._first[0] = u[0]
+        if window.stop == grid.local_steps:
             self._last[0] = u[-1]
-        layers = window.layers(grid.c_layers.start)
-        first = window.first // m
+        layers = window.layers(0 if grid.reverse else grid.interval - 1)
+        first = (layers.start - grid.c_layers.start) // grid.interval
         self.c_sources[first : first + length(layers)] = u[window.local(grid.sources(layers))]
 
     @contextmanager
@@ -135,7 +142,7 @@ class CPointsOnly(States):
         yield self._load(window)
 
     def release_scratch(self) -> None:
-        """Keep nothing but the C-points and the last point."""
+        """Keep nothing but the C-points, the first and the last point."""
         self._sources = self._scratch = None
 
     def _load(self, window: Window) -> Tensor:
@@ -143,7 +150,9 @@ class CPointsOnly(States):
         if self._scratch is None or len(self._scratch) < size:
             self._scratch = self._empty(size)
         u = self._scratch[:size]
-        u[:: self.grid.interval] = self.u[window.c_points]
-        if window.stop == self.grid.num_steps and self.grid.remainder:
+        u[window.local_c_points] = self.u[window.c_points]
+        if window.first == 0:
+            u[0] = self._first[0]
+        if window.stop == self.grid.local_steps:
             u[-1] = self._last[0]
         return u

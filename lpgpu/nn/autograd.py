@@ -1,4 +1,8 @@
-"""The solve as one differentiable operation: MGRIT forward, MGRIT on the adjoint backward."""
+"""The solve as one differentiable operation: MGRIT forward, MGRIT on the adjoint backward.
+
+Ranks solve together, so backward must run on all of them, whatever a rank's own parameters and loss want: with several
+ranks every operation takes an `anchor`, a tensor that always requires a gradient and never gets one.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lpgpu.comm import Communicator
-from lpgpu.mgrit import MGRIT, AllPoints, CPointsOnly, Solver, SolveResult, States, solve
+from lpgpu.mgrit import MGRIT, AllPoints, CPointsOnly, Partition, Solver, SolveResult, States, solve
+from lpgpu.mgrit.exchange import global_sum, of_first_point, state_of_rank
 from lpgpu.mgrit.hierarchy import Grid
 from lpgpu.nn.propagators import AdjointPropagator, ForwardPropagator, Layers
 
@@ -17,11 +22,13 @@ from lpgpu.nn.propagators import AdjointPropagator, ForwardPropagator, Layers
 class Propagation:
     """How one call is propagated, and who hears of its results: all but the tensors.
 
+    `num_steps` are those of all ranks, `partition` says whose they are (None: all are this process's own).
     `forward_done` and `adjoint_done` receive the results of the solves. `differentiable`: an adjoint may follow.
     """
 
     dt: float
     num_steps: int
+    partition: Partition | None
     solver: Solver
     communicator: Communicator
     forward_done: Callable[[SolveResult], None]
@@ -29,10 +36,11 @@ class Propagation:
     differentiable: bool
 
     def forward(self, layers: Layers, start: Tensor) -> "Propagated":
-        """Solve u_{k+1} = Φ_k(u_k) from u_0 = `start`."""
-        hierarchy = self.solver.hierarchy(self.num_steps)
+        """Solve u_{k+1} = Φ_k(u_k) from u_0 = `start`, which is the same on every rank."""
+        hierarchy = self.solver.hierarchy(self.num_steps, self.partition)
         u = self._states(hierarchy.grids[0], layers, start)
-        u.start.copy_(start)
+        if u.grid.begins:
+            u.start.copy_(start)
         keep = self.differentiable and isinstance(u, AllPoints)
         propagator = ForwardPropagator(layers, self.dt, len(hierarchy.grids), keep=keep)
         self.forward_done(solve(propagator, hierarchy, u, self.solver, communicator=self.communicator))
@@ -43,7 +51,11 @@ class Propagation:
         store, chunk = (self.solver.store, self.solver.chunk) if isinstance(self.solver, MGRIT) else ("all", None)
         if store == "c_points":
             return CPointsOnly(grid, lambda points: layers.empty_states(points, like), chunk)
-        return AllPoints(grid, layers.empty_states(grid.num_steps + 1, like), chunk)
+        return AllPoints(grid, layers.empty_states(grid.local_points, like), chunk)
+
+    def anchor(self) -> Tensor | None:
+        """See the top of this file."""
+        return anchor_for(self.communicator)
 
 
 @dataclass(frozen=True)
@@ -55,15 +67,15 @@ class Propagated:
     u: States
 
     def end(self) -> Tensor:
-        """A copy of u_N."""
-        return self.u.end.clone(memory_format=torch.contiguous_format)
+        """A copy of u_N, on every rank."""
+        return state_of_rank(self.propagation.communicator, self.u.end, self.propagation.communicator.size - 1)
 
     def all_points(self) -> Tensor:
-        """u_0 … u_N, [N + 1, ...], not to be written to; those that were not stored are swept again."""
+        """u at this rank's points, [n + 1, ...], not to be written to; those that were not stored are swept again."""
         if isinstance(self.u, AllPoints):
             return self.u.u
         grid = self.u.grid
-        out = self.u.start.new_empty(grid.num_steps + 1, *self.u.start.shape)
+        out = self.u.start.new_empty(grid.local_points, *self.u.start.shape)
         for window in self.u.windows():
             with self.u.read(window) as u:
                 self.propagator.sweep(window, grid.f_positions, u)
@@ -72,18 +84,23 @@ class Propagated:
         return out
 
     def adjoint(self, lam_N: Tensor, g: Tensor | None, *, parameters: bool) -> tuple[Tensor, list[Tensor | None]]:
-        """Solve λ_k = (∂Φ_k/∂u)ᵀ λ_{k+1} + g_k from `lam_N`; λ_0 and the layers' parameter gradients, if wanted."""
+        """Solve λ_k = (∂Φ_k/∂u)ᵀ λ_{k+1} + g_k from `lam_N`; λ_0 and this rank's parameter gradients, if wanted.
+
+        `lam_N` is looked at on the last rank only, λ_0 is the same on all; `g` is [n + 1, ...], where each rank's last
+        point is not looked at.
+        """
         propagation = self.propagation
-        hierarchy = propagation.solver.hierarchy(propagation.num_steps)
+        hierarchy = propagation.solver.hierarchy(propagation.num_steps, propagation.partition)
         adjoint = AdjointPropagator(self.propagator, hierarchy.grids[0], self.u)
         transposed = hierarchy.transpose()
         lam = propagation._states(transposed.grids[0], self.propagator.layers, lam_N)
-        lam.start.copy_(lam_N)
+        if lam.grid.begins:
+            lam.start.copy_(lam_N)
         result = solve(adjoint, transposed, lam, propagation.solver, g=g, communicator=propagation.communicator)
         propagation.adjoint_done(result)
         gradients = adjoint.parameter_gradients(lam, g) if parameters else []
         self.release_scratch()
-        return lam.end.clone(memory_format=torch.contiguous_format), gradients
+        return state_of_rank(propagation.communicator, lam.end, 0), gradients
 
     def token(self) -> Tensor:
         """A tensor to save for backward in this object's place: autograd lets go of it as of all that it saves."""
@@ -98,14 +115,19 @@ class Propagated:
 
 
 class PropagateEnd(torch.autograd.Function):
-    """u_N from u_0 and the stacked parameters: `PropagateEnd.apply(propagation, layers_for, x, *parameters)`.
+    """u_N from u_0 and the stacked parameters: `PropagateEnd.apply(propagation, layers_for, anchor, x, *parameters)`.
 
     `layers_for(parameters)` makes the layers of these parameters.
     """
 
     @staticmethod
     def forward(
-        ctx, propagation: Propagation, layers_for: Callable[..., Layers], x: Tensor, *parameters: Tensor
+        ctx,
+        propagation: Propagation,
+        layers_for: Callable[..., Layers],
+        anchor: Tensor | None,
+        x: Tensor,
+        *parameters: Tensor,
     ) -> Tensor:
         propagated = propagation.forward(layers_for(parameters), x)
         propagated.release_scratch()
@@ -116,16 +138,18 @@ class PropagateEnd(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         propagated = ctx.saved_tensors[0].propagated
-        wanted = ctx.needs_input_grad[3:]
+        wanted = ctx.needs_input_grad[4:]
         dx, dtheta = propagated.adjoint(gradients[0], None, parameters=any(wanted))
-        return None, None, dx, *(dtheta if any(wanted) else (None,) * len(wanted))
+        return None, None, None, dx, *(dtheta if any(wanted) else (None,) * len(wanted))
 
 
 class PropagateSequence(torch.autograd.Function):
-    """All states of a recurrent network: `PropagateSequence.apply(propagation, layers_for, x, h_0, w, b)`.
+    """All states of a recurrent network: `PropagateSequence.apply(propagation, layers_for, anchor, x, h_0, w, b)`.
 
     `x` [T, B, G] are the inputs' products with their weights, computed beforehand; `h_0` [B, H]; `w` [G, H]; `b` [G] or
-    None. Returns h_1 … h_T, [T, B, H]. The gradients of `w` and `b` are one product and one sum over all steps.
+    None. Returns h_1 … h_T, [T, B, H]. The gradients of `w` and `b` are one product and one sum over all steps. Of a
+    sequence that ranks share, T are this rank's steps, and so are the gradients of `x`, `w` and `b`; `h_0` and its
+    gradient are the same on all.
     """
 
     @staticmethod
@@ -133,6 +157,7 @@ class PropagateSequence(torch.autograd.Function):
         ctx,
         propagation: Propagation,
         layers_for: Callable[..., Layers],
+        anchor: Tensor | None,
         x: Tensor,
         h_0: Tensor,
         w: Tensor,
@@ -148,9 +173,56 @@ class PropagateSequence(torch.autograd.Function):
     def backward(ctx, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         token, h, _, _, b = ctx.saved_tensors
         (dloss_dh,) = gradients
-        g = torch.cat([torch.zeros_like(dloss_dh[:1]), dloss_dh])
-        dh_0, (dx, dq) = token.propagated.adjoint(dloss_dh[-1], g, parameters=True)
+        propagated = token.propagated
+        grid, communicator = propagated.u.grid, propagated.propagation.communicator
+        g = torch.cat([of_first_point(communicator, grid, dloss_dh[-1])[None], dloss_dh])
+        dh_0, (dx, dq) = propagated.adjoint(dloss_dh[-1], g, parameters=True)
         dy = dx.flatten(0, 1).clone()  # W h + b enters the gates r and z as x does, but n through q
         dy[:, 2 * dq.shape[-1] :] = dq.flatten(0, 1)
         dw = dy.T @ h[:-1].flatten(0, 1)
-        return None, None, dx, dh_0, dw, None if b is None else dy.sum(0)
+        return None, None, None, dx, dh_0, dw, None if b is None else dy.sum(0)
+
+
+class Replicated(torch.autograd.Function):
+    """Weights that all ranks hold: `Replicated.apply(communicator, anchor, *weights)`, unchanged.
+
+    Their gradients are summed over the ranks, in one message.
+    """
+
+    @staticmethod
+    def forward(ctx, communicator: Communicator, anchor: Tensor | None, *weights: Tensor) -> tuple[Tensor, ...]:
+        ctx.communicator = communicator
+        return tuple(weight.view_as(weight) for weight in weights)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        total = global_sum(ctx.communicator, torch.cat([each.flatten() for each in gradients]))
+        sizes = [each.numel() for each in gradients]
+        parts = zip(total.split(sizes), gradients, strict=True)
+        return None, None, *(part.view_as(gradient) for part, gradient in parts)
+
+
+class Results(torch.autograd.Function):
+    """What a recurrent network returns: `Results.apply(communicator, anchor, output, h_n)`.
+
+    `output` is this rank's own; `h_n` comes in as this rank's part of it, zero elsewhere, and is summed over ranks. The
+    loss sees the same h_n on every rank, and its gradient goes to each part once. As one operation, so that backward
+    runs through all of the network whichever of the two a rank's loss uses.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, communicator: Communicator, anchor: Tensor | None, output: Tensor, h_n: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return output.view_as(output), global_sum(communicator, h_n)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return None, None, *gradients
+
+
+def anchor_for(communicator: Communicator) -> Tensor | None:
+    """What makes every rank's backward run; None on one process."""
+    return torch.zeros((), requires_grad=True) if communicator.size > 1 else None

@@ -11,7 +11,8 @@ from torch.nn.utils.rnn import PackedSequence
 from lpgpu.comm import as_communicator
 from lpgpu.kernels.implicit_gru import FORMULATIONS
 from lpgpu.mgrit import MGRIT, Solver, SolveResult
-from lpgpu.nn.autograd import PropagateSequence, Propagation
+from lpgpu.nn.autograd import PropagateSequence, Propagation, Replicated, Results
+from lpgpu.nn.piece import Piece
 from lpgpu.nn.propagators.gru import GRULayers
 from lpgpu.nn.solved import Solved
 
@@ -28,7 +29,10 @@ class GRU(Solved, nn.GRU):
     Args:
         formulation: "implicit" or "classic"; the classic cell diverges on coarse grids.
         dt: Δt > 0, the time between two elements of the sequence.
-        comm: None, or an mpi4py communicator whose ranks share the sequence.
+        comm: None, or an mpi4py communicator whose ranks share the sequence: `input` and `output` are this rank's piece
+            of it, rank 0's first; pieces may differ in length. All ranks hold the weights and get the same, full
+            gradient. Every rank makes the same calls, backward too, and passes the same `hx` and `lengths`. A loss of
+            `h_n`, which is the same on all, counts once; a loss of `output` is each rank's own, and they add up.
         solver: MGRIT(...), Parareal(...) or Serial(); may be assigned between calls. Δ-correction is on by default. All
             states are the output and are kept; `store="c_points"` saves their gates.
 
@@ -68,6 +72,9 @@ class GRU(Solved, nn.GRU):
         self.formulation = formulation
         self.dt = float(dt)
         self.solver = MGRIT() if solver is None else solver
+        communicator.agree(lambda: None, lambda: {"the network": self.extra_repr(), "dtype": self.weight_ih_l0.dtype})
+        for weight in self.parameters():
+            weight.data = communicator.broadcast(weight.data, 0)
         self.forward_results: list[SolveResult | None] = [None] * (num_layers * self._directions)
         self.adjoint_results: list[SolveResult | None] = [None] * (num_layers * self._directions)
 
@@ -84,7 +91,8 @@ class GRU(Solved, nn.GRU):
             input: [T, B, input_size], [B, T, input_size] with `batch_first`, or [T, input_size] unbatched.
             hx: the states to start from, [layers · directions, B, hidden_size]; None: zero.
             lengths: [B], the number of valid elements of each padded sequence, in any order; None: all of them. Beyond
-                its length a sequence's output is zero, and its last state is that at its length.
+                its length a sequence's output is zero, and its last state is that at its length. Where ranks share the
+                sequence it is the whole one's.
 
         Returns:
             output [T, B, directions · hidden_size] (as `input` in order and batching), and h_n like `hx`.
@@ -94,39 +102,64 @@ class GRU(Solved, nn.GRU):
                 CPU for an `input` (padding too) or `hx` that is not finite.
             TypeError: for a PackedSequence.
         """
-        x, hx, batched = self._checked(input, hx)
-        lengths = None if lengths is None else _checked_lengths(lengths, x)
-        padded = None if lengths is None else (torch.arange(len(x), device=x.device)[:, None] >= lengths)[..., None]
+        checked: list[Any] = []
+        self._communicator.agree(
+            lambda: checked.extend(self._checked(input, hx)), lambda: self._facts(input, hx, lengths)
+        )
+        x, initial, batched = checked
+        piece = Piece.of(self._communicator, x)
+        lengths = None if lengths is None else _checked_lengths(lengths, piece.steps, x)
+        output, h_n = self._propagate(x, initial, piece, lengths)
+        if not batched:
+            return output.squeeze(1), h_n.squeeze(1)
+        return output.transpose(0, 1) if self.batch_first else output, h_n
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, formulation={self.formulation!r}, dt={self.dt}, solver={self.solver}"
+
+    def _propagate(self, x: Tensor, hx: Tensor, piece: Piece, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The output [T, B, ...] and h_n, of checked arguments."""
+        padded = None if lengths is None else (piece.times(x.device)[:, None] >= lengths)[..., None]
+        weights = self._replicated_weights(piece)
         last_states = []
         for layer in range(self.num_layers):
             directions = []
             for reverse in range(self._directions):
                 which = layer * self._directions + reverse
-                states = self._solve(x, hx[which], padded, which, reverse=bool(reverse))
+                marched = piece.reversed() if reverse else piece
+                states = self._solve(x, hx[which], padded, which, weights, marched)
                 # in reverse every sequence ends at its first element
-                last_states.append(states[-1] if lengths is None or reverse else _at(states, lengths))
+                last_states.append(marched.last_state(states, None if reverse else lengths))
                 directions.append(states.flip(0) if reverse else states)
             x = torch.cat(directions, -1) if self.bidirectional else directions[0]
             if padded is not None:
                 x = x.masked_fill(padded, 0)
             if layer + 1 < self.num_layers:
-                x = F.dropout(x, self.dropout, self.training)
+                x = piece.dropout(x, self.dropout, self.training)
         h_n = torch.stack(last_states)
-        if not batched:
-            return x.squeeze(1), h_n.squeeze(1)
-        return x.transpose(0, 1) if self.batch_first else x, h_n
+        return (x, h_n) if piece.is_whole else Results.apply(piece.communicator, piece.anchor(), x, h_n)
 
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, formulation={self.formulation!r}, dt={self.dt}, solver={self.solver}"
+    def _replicated_weights(self, piece: Piece) -> dict[str, Tensor]:
+        """All weights by name; of shared sequences, with gradients that are summed over ranks."""
+        weights = {name: getattr(self, name) for names in self._all_weights for name in names}
+        if piece.is_whole:
+            return weights
+        values = Replicated.apply(piece.communicator, piece.anchor(), *weights.values())
+        return dict(zip(weights, values, strict=True))
 
-    def _solve(self, x: Tensor, h_0: Tensor, padded: Tensor | None, which: int, *, reverse: bool) -> Tensor:
+    def _solve(
+        self,
+        x: Tensor,
+        h_0: Tensor,
+        padded: Tensor | None,
+        which: int,
+        weights: dict[str, Tensor],
+        marched: Piece,
+    ) -> Tensor:
         """The states h_1 … h_T of one layer in one direction, in the order they are computed."""
-        layer, _ = divmod(which, self._directions)
+        layer, reverse = divmod(which, self._directions)
         suffix = f"l{layer}" + ("_reverse" if reverse else "")
-        w_i, w_h = getattr(self, f"weight_ih_{suffix}"), getattr(self, f"weight_hh_{suffix}")
-        b_i = getattr(self, f"bias_ih_{suffix}") if self.bias else None
-        b_h = getattr(self, f"bias_hh_{suffix}") if self.bias else None
-        products = F.linear(x, w_i, b_i)
+        products = F.linear(x, weights[f"weight_ih_{suffix}"], weights.get(f"bias_ih_{suffix}"))
         if padded is not None:
             # an infinite pre-activation makes z = 1: the state is passed on as it is
             r, z, n = products.chunk(3, -1)
@@ -135,14 +168,29 @@ class GRU(Solved, nn.GRU):
             products = products.flip(0)
         propagation = Propagation(
             dt=self.dt,
-            num_steps=len(products),
+            num_steps=marched.steps,
+            partition=marched.partition,
             solver=self.solver,
-            communicator=self._communicator,
+            communicator=marched.communicator,
             forward_done=lambda result: self.forward_results.__setitem__(which, result),
             adjoint_done=lambda result: self.adjoint_results.__setitem__(which, result),
             differentiable=torch.is_grad_enabled(),
         )
-        return PropagateSequence.apply(propagation, self._layers, products, h_0, w_h, b_h)
+        w, b = weights[f"weight_hh_{suffix}"], weights.get(f"bias_hh_{suffix}")
+        return PropagateSequence.apply(propagation, self._layers, propagation.anchor(), products, h_0, w, b)
+
+    def _facts(self, input: Tensor, hx: Tensor | None, lengths: Any) -> dict[str, object]:
+        """What must be the same on every rank at a call."""
+        sizes: list[Any] = list(input.shape)
+        sizes[1 if self.batch_first and input.ndim == 3 else 0] = "time"
+        return {
+            "input": f"{input.dtype} {sizes}",
+            "hx": None if hx is None else tuple(hx.shape),
+            "lengths": lengths.tolist() if isinstance(lengths, Tensor) else lengths,
+            "solver": self.solver,
+            "training": self.training,
+            "whether gradients are enabled": torch.is_grad_enabled(),
+        }
 
     def _layers(self, products: Tensor, w: Tensor, b: Tensor | None) -> GRULayers:
         return GRULayers(products.detach(), w.detach(), None if b is None else b.detach(), self.formulation)
@@ -184,9 +232,9 @@ class GRU(Solved, nn.GRU):
         return x, hx, batched
 
 
-def _checked_lengths(lengths: Tensor, x: Tensor) -> Tensor:
-    """`lengths` [B] on the device of `x` [T, B, ...], where they fit it."""
-    steps, batch = x.shape[:2]
+def _checked_lengths(lengths: Tensor, steps: int, x: Tensor) -> Tensor:
+    """`lengths` [B] on the device of `x` [T, B, ...], where they fit its batch and the sequence's steps."""
+    batch = x.shape[1]
     lengths = torch.as_tensor(lengths, device=x.device)
     if lengths.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8) or lengths.shape != (
         batch,
@@ -195,8 +243,3 @@ def _checked_lengths(lengths: Tensor, x: Tensor) -> Tensor:
     if batch and (int(lengths.min()) < 1 or int(lengths.max()) > steps):
         raise ValueError(f"lengths go from {int(lengths.min())} to {int(lengths.max())}; expected 1 to {steps}")
     return lengths.long()
-
-
-def _at(states: Tensor, lengths: Tensor) -> Tensor:
-    """h at each sequence's length: [B, H] of h_1 … h_T, [T, B, H]."""
-    return states[lengths - 1, torch.arange(len(lengths), device=states.device)]

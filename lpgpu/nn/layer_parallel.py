@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from lpgpu.comm import as_communicator
-from lpgpu.mgrit import MGRIT, Solver, SolveResult
+from lpgpu.mgrit import MGRIT, Partition, Solver, SolveResult
 from lpgpu.nn.autograd import PropagateEnd, Propagation
 from lpgpu.nn.propagators import Layers, layers_of
 from lpgpu.nn.schemes import SCHEMES, Step
 from lpgpu.nn.solved import Solved
-from lpgpu.nn.stacking import layer_weights, stack
+from lpgpu.nn.stacking import draw_seed, layer_structure, layer_weights, stack, stacked_tensors, with_tensors
 
 
 class LayerParallel(Solved, nn.Module):
@@ -26,20 +26,26 @@ class LayerParallel(Solved, nn.Module):
     "Layer-parallel training of deep residual neural networks", SIAM J. Math. Data Sci. 2 (2020).
 
     Args:
-        comm: None, or an mpi4py communicator whose ranks share the layers.
+        comm: None, or an mpi4py communicator whose ranks share the layers: rank 0 has the first ones. Every rank makes
+            the same calls: it passes the same x, gets the same y, computes the same loss and calls backward; that loss
+            counts once.
         block: a callable without arguments that builds one layer's nn.Module. A layer must be a pure function of its
             input that keeps shape, dtype and device, and that `torch.vmap` can batch.
-        local_num_steps: the layers of this rank.
+        local_num_steps: the layers of this rank, at least 1; they may differ between ranks.
         Tf: the final time, > 0.
 
     Attributes:
-        layers: one module like the block, its parameters and buffers stacked, [layers, ...].
+        layers: one module like the block, its parameters and buffers stacked, [layers of this rank, ...]. Layer k
+            starts from the same weights on any number of ranks.
+        num_steps, local_num_steps: N, the layers of all ranks; those of this rank.
         solver: may be assigned between calls.
         forward_result, adjoint_result: the SolveResult of the latest solve of each kind, or None.
 
     Raises:
         TypeError, ValueError: for arguments that make no network, saying what came and what was expected.
     """
+
+    layers: nn.Module
 
     def __init__(
         self,
@@ -53,14 +59,26 @@ class LayerParallel(Solved, nn.Module):
         solver: Solver | None = None,
     ) -> None:
         super().__init__()
-        self._communicator = as_communicator(comm)
-        _check_arguments(local_num_steps, Tf, scheme, form)
-        self.num_steps = local_num_steps
+        communicator = self._communicator = as_communicator(comm)
+
+        def check() -> None:
+            _check_arguments(local_num_steps, Tf, scheme, form)
+            self.solver = MGRIT() if solver is None else solver
+
+        communicator.agree(check, lambda: {"Tf": float(Tf), "scheme": scheme, "form": form, "solver": self.solver})
+        self.local_num_steps = local_num_steps
         self.Tf = float(Tf)
         self.scheme = scheme
         self.form = form
-        self.solver = MGRIT() if solver is None else solver
-        self.layers = stack(block, local_num_steps)
+        blocks, seeds = zip(*communicator.allgather((local_num_steps, draw_seed())), strict=True)
+        self.num_steps = sum(blocks)
+        self._partition = Partition.of_blocks(blocks, communicator.rank) if communicator.size > 1 else None
+        first = sum(blocks[: communicator.rank])
+
+        def build() -> None:
+            self.layers = stack(block, range(first, first + local_num_steps), seeds[0])
+
+        communicator.agree(build, lambda: {"the block": layer_structure(self.layers)})
         self.forward_result: SolveResult | None = None
         self.adjoint_result: SolveResult | None = None
 
@@ -79,7 +97,7 @@ class LayerParallel(Solved, nn.Module):
         """
         named = dict(self.layers.named_parameters())
         parameters = tuple(named.values())
-        _check_input(x, parameters)
+        self._communicator.agree(lambda: _check_input(x, parameters), lambda: self._facts(x))
 
         def layers_for(parameters: tuple[Tensor, ...]) -> Layers:
             return layers_of(self.layers, dict(zip(named, parameters, strict=True)), x, self.scheme, self.form)
@@ -87,29 +105,73 @@ class LayerParallel(Solved, nn.Module):
         propagation = Propagation(
             dt=self.dt,
             num_steps=self.num_steps,
+            partition=self._partition,
             solver=self.solver,
             communicator=self._communicator,
             forward_done=lambda result: setattr(self, "forward_result", result),
             adjoint_done=lambda result: setattr(self, "adjoint_result", result),
             differentiable=torch.is_grad_enabled(),
         )
-        return PropagateEnd.apply(propagation, layers_for, x, *parameters)
+        return PropagateEnd.apply(propagation, layers_for, propagation.anchor(), x, *parameters)
 
     def to_sequential(self) -> nn.Sequential:
-        """An independent copy as plain PyTorch, one `Step` per layer: for inspection, deployment, and as an oracle."""
-        steps = []
+        """An independent copy as plain PyTorch, one `Step` per layer: for inspection, deployment, and as an oracle.
+
+        Collective: every rank gets the whole network.
+        """
+        layers, steps = self._all_layers(), []
         for layer in range(self.num_steps):
-            with layer_weights(self.layers, layer):
-                block = copy.deepcopy(self.layers)
+            with layer_weights(layers, layer):
+                block = copy.deepcopy(layers)
             steps.append(Step(block, self.dt, self.scheme, self.form))
         sequential = nn.Sequential(*steps)
         for module in (sequential, *steps):
             module.training = self.training  # not .train(): the blocks keep the modes their copies came with
         return sequential
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether several ranks share the layers."""
+        return self._partition is not None
+
+    def of_all_ranks(self, stacked: Tensor) -> Tensor:
+        """The stacked values of all ranks' layers, [layers, ...], of this rank's, on its device. Collective."""
+        parts = self._communicator.allgather(stacked.detach().cpu())
+        return torch.cat(parts).to(stacked.device)
+
+    def of_this_rank(self, stacked: Tensor, name: str) -> Tensor:
+        """This rank's part of the stacked values of all layers.
+
+        Raises:
+            ValueError: when they are not of as many layers.
+        """
+        if len(stacked) != self.num_steps:
+            raise ValueError(f"{name} is of {len(stacked)} layers; this network has {self.num_steps}")
+        first = self._partition.first if self._partition else 0
+        return stacked[first : first + self.local_num_steps].clone()
+
+    def sum_over_ranks(self, value: Tensor) -> Tensor:
+        """The sum over the ranks that share the layers. Collective."""
+        return self._communicator.sum(value)
+
+    def _all_layers(self) -> nn.Module:
+        """The layers of all ranks in one stack."""
+        if not self.is_shared:
+            return self.layers
+        return with_tensors(self.layers, [self.of_all_ranks(tensor) for tensor in stacked_tensors(self.layers)])
+
+    def _facts(self, x: Tensor) -> dict[str, object]:
+        """What must be the same on every rank at a call."""
+        return {
+            "x": f"{x.dtype} {tuple(x.shape)}",
+            "solver": self.solver,
+            "whether gradients are enabled": torch.is_grad_enabled(),
+        }
+
     def extra_repr(self) -> str:
         step = f"scheme={self.scheme!r}" if self.form == "rhs" else "form='step'"
-        return f"num_steps={self.num_steps}, Tf={self.Tf}, {step}, solver={self.solver}"
+        here = f", of these {self.local_num_steps} here" if self.local_num_steps < self.num_steps else ""
+        return f"num_steps={self.num_steps}{here}, Tf={self.Tf}, {step}, solver={self.solver}"
 
 
 def _check_arguments(local_num_steps: int, Tf: float, scheme: str, form: str) -> None:

@@ -1,10 +1,19 @@
-"""What every propagated module has: a solver that may be exchanged."""
+"""What every propagated module has: a solver that may be exchanged, and a precision of its own."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from lpgpu.mgrit import MGRIT, Serial, Solver
 
 
 class Solved:
-    """A module with a solver, checked when it is assigned."""
+    """A module with a solver, checked when it is assigned.
+
+    Under torch.autocast it computes in the precision of its parameters, and takes what autocast has made of its input:
+    a solve rounded to bf16 would stop converging at bf16's rounding. To propagate in bf16, `.to(torch.bfloat16)` it.
+    """
 
     @property
     def solver(self) -> Solver:
@@ -20,3 +29,17 @@ class Solved:
         if not isinstance(solver, MGRIT | Serial):
             raise TypeError(f"solver is {solver!r}; expected an MGRIT(...), Parareal(...) or Serial()")
         self._solver = solver
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """As every module's, outside of autocast."""
+        of_layers: Tensor | None = next(self.parameters(), None)  # pyright: ignore[reportAttributeAccessIssue]
+        if of_layers is None or not torch.is_autocast_enabled(of_layers.device.type):
+            return super().__call__(*arguments, **named)  # pyright: ignore[reportAttributeAccessIssue]
+        low = torch.get_autocast_dtype(of_layers.device.type)
+
+        def own(value: Any) -> Any:
+            return value.to(of_layers.dtype) if isinstance(value, Tensor) and value.dtype == low else value
+
+        with torch.autocast(of_layers.device.type, enabled=False):
+            own_named = {name: own(value) for name, value in named.items()}
+            return super().__call__(*map(own, arguments), **own_named)  # pyright: ignore[reportAttributeAccessIssue]

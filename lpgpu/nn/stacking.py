@@ -1,17 +1,22 @@
 """Stacking: many modules of one structure as one module whose parameters and buffers are [layers, ...]."""
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 
-def stack(block: Callable[[], nn.Module], num_layers: int) -> nn.Module:
-    """One module like those that `block()` builds, with the parameters of `num_layers` of them stacked.
+def draw_seed() -> int:
+    """One draw from the global generator, from which `stack` makes a seed for each layer."""
+    return int(torch.randint(2**62, ()))
 
-    Takes one draw from the global generator and forks it per layer, so that layer k starts from the same weights
-    however the layers are distributed, and two stacks built in a row differ.
+
+def stack(block: Callable[[], nn.Module], layers: range, seed: int) -> nn.Module:
+    """One module like those that `block()` builds, with the parameters of one for each of `layers` stacked.
+
+    Layer k of a network is drawn from seed + k: it starts from the same weights however the layers are distributed.
 
     Raises:
         TypeError: when `block` is not callable, or does not build modules.
@@ -22,14 +27,13 @@ def stack(block: Callable[[], nn.Module], num_layers: int) -> nn.Module:
             f"block is {type(block).__name__}; expected a callable without arguments that builds one layer's "
             "nn.Module, such as `lambda: DenseBlock(8)`"
         )
-    seed = int(torch.randint(2**62, ()))
-    modules = [_built(block, seed + k) for k in range(num_layers)]
+    modules = [_built(block, seed + k) for k in layers]
     _check_uniform(modules)
     stacked: dict[int, Tensor] = {}  # by the identity of layer 0's tensor: what is tied within a layer stays tied
     for owner, name, tensors in list(_slots(modules)):
         first = tensors[0]
         if id(first) not in stacked:
-            if isinstance(first, nn.Parameter) and len(set(map(id, tensors))) < num_layers:
+            if isinstance(first, nn.Parameter) and len(set(map(id, tensors))) < len(layers):
                 raise ValueError(
                     f"the layers share their parameter {name!r}; every layer must have its own: build it inside block()"
                 )
@@ -38,6 +42,21 @@ def stack(block: Callable[[], nn.Module], num_layers: int) -> nn.Module:
             stacked[id(first)] = nn.Parameter(values, first.requires_grad) if is_parameter else values
         _put(owner, name, stacked[id(first)])
     return modules[0]
+
+
+def stacked_tensors(stacked: nn.Module) -> list[Tensor]:
+    """The parameters and buffers of a stack, [layers, ...] each, detached; one that is tied, as often as it is used."""
+    return [tensors[0].detach() for _, _, tensors in _slots([stacked])]
+
+
+def with_tensors(stacked: nn.Module, values: Sequence[Tensor]) -> nn.Module:
+    """A copy of a stack with other `values`, of any number of layers, for its `stacked_tensors`."""
+    whole = copy.deepcopy(stacked)
+    new: dict[int, Tensor] = {}
+    for (owner, name, (old,)), value in zip(list(_slots([whole])), values, strict=True):
+        is_parameter = isinstance(old, nn.Parameter)
+        _put(owner, name, new.setdefault(id(old), nn.Parameter(value, old.requires_grad) if is_parameter else value))
+    return whole
 
 
 @contextmanager
@@ -75,15 +94,22 @@ def _built(block: Callable[[], nn.Module], seed: int) -> nn.Module:
 
 
 def _check_uniform(modules: list[nn.Module]) -> None:
-    first = _signature(modules[0])
+    first = _structure(modules[0])
     for k, module in enumerate(modules[1:], start=1):
         if module is modules[0]:
             raise ValueError("block() returned the same module twice; it must build a new one at every call")
-        if (signature := _signature(module)) != first:
+        if (signature := _structure(module)) != first:
             raise ValueError(f"block() built layer {k} unlike layer 0:\n{signature}\nagainst\n{first}")
 
 
-def _signature(module: nn.Module) -> str:
+def layer_structure(stacked: nn.Module) -> str:
+    """All that the layers of a stack have in common."""
+    with layer_weights(stacked, 0):
+        return _structure(stacked)
+
+
+def _structure(module: nn.Module) -> str:
+    """Submodules, plain attributes, and shapes and dtypes of parameters and buffers."""
     named: list[tuple[str, Tensor]] = [*module.named_parameters(), *module.named_buffers()]
     tensors = (f"{name}: {tuple(t.shape)} {t.dtype} requires_grad={t.requires_grad}" for name, t in named)
     plain = (

@@ -8,23 +8,29 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from lpgpu.mgrit import MGRIT, AllPoints, CPointsOnly, Grid, Propagator, Serial, SolveResult, States, solve
+from lpgpu.comm import Communicator
+from lpgpu.mgrit import MGRIT, AllPoints, CPointsOnly, Grid, Partition, Propagator, Serial, SolveResult, States, solve
 
 
 class Sines(Propagator):
-    """Φ_k(u) = u + σΔt sin(θ_k u); notes every layer it is really asked for. θ is [N, 3], Δt = 1/N."""
+    """Φ_k(u) = u + σΔt sin(θ_k u); notes every layer it is really asked for. θ is [N, 3], of this rank, Δt = 1/N."""
 
-    def __init__(self, theta: Tensor, num_levels: int = 16) -> None:
+    has_diagonal = True
+
+    def __init__(self, theta: Tensor, num_levels: int = 16, dt: float | None = None) -> None:
         super().__init__(num_levels)
         self.theta = theta
+        self.dt = 1 / len(theta) if dt is None else dt
         self.layers_called: Counter[int] = Counter()
         self.batches_called: Counter[int] = Counter()
 
     def _step(self, grid: Grid, layers: slice, u: Tensor, out: Tensor, diagonal: Tensor | None = None) -> None:
         self.layers_called[grid.level] += len(u)
         self.batches_called[grid.level] += 1
-        theta = self.theta[layers.start * grid.stride : layers.stop * grid.stride : layers.step * grid.stride]
-        out.copy_(u + grid.stride / len(self.theta) * torch.sin(theta * u))
+        theta = self.theta[grid.of_network(layers)]
+        out.copy_(u + grid.stride * self.dt * torch.sin(theta * u))
+        if diagonal is not None:
+            diagonal.copy_(1 + grid.stride * self.dt * theta * torch.cos(theta * u))
 
 
 class Problem:
@@ -58,6 +64,22 @@ class Problem:
         propagator = Sines(self.theta, len(hierarchy.grids))
         return states, solve(propagator, hierarchy, states, solver, g=self.g), propagator
 
+    def solve_here(
+        self, solver: MGRIT | Serial, blocks: list[int], communicator: Communicator
+    ) -> tuple[States, SolveResult]:
+        """As `solve`, of one rank of those that share the layers."""
+        partition = Partition.of_blocks(blocks, communicator.rank)
+        hierarchy = solver.hierarchy(self.num_steps, partition)
+        hierarchy = hierarchy.transpose() if self.reverse else hierarchy
+        grid = hierarchy.grids[0]
+        states = self._states(grid, solver)
+        if grid.begins:
+            states.start.copy_(self.given)
+        here = slice(grid.first, grid.first + grid.local_steps)
+        propagator = Sines(self.theta[here], len(hierarchy.grids), 1 / self.num_steps)
+        g = None if self.g is None else self.g[here.start : here.stop + 1]
+        return states, solve(propagator, hierarchy, states, solver, g=g, communicator=communicator)
+
     @staticmethod
     def _states(grid: Grid, solver: MGRIT | Serial) -> States:
         def poisoned(points: int) -> Tensor:
@@ -65,4 +87,4 @@ class Problem:
 
         if isinstance(solver, MGRIT) and solver.store == "c_points":
             return CPointsOnly(grid, poisoned, solver.chunk)
-        return AllPoints(grid, poisoned(grid.num_steps + 1), solver.chunk if isinstance(solver, MGRIT) else None)
+        return AllPoints(grid, poisoned(grid.local_points), solver.chunk if isinstance(solver, MGRIT) else None)

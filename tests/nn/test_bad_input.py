@@ -78,10 +78,6 @@ class Communicator:
 
 
 class TestCommunicator:
-    def test_several_ranks_are_refused_for_now(self) -> None:
-        with pytest.raises(NotImplementedError, match=r"comm has 2 ranks.*one process.*comm=None"):
-            LayerParallel(Communicator(2), dense, 4, 1.0)
-
     def test_one_rank_is_welcome(self) -> None:
         net = LayerParallel(Communicator(1), lambda: DenseBlock(WIDTH, dtype=torch.float64), 9, 1.0, solver=exactly())
         assert_equals_serial(net, inputs())

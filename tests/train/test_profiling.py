@@ -1,6 +1,8 @@
 """Timings: sums and counts, on the host's clock and on a device's events."""
 
+import sys
 import time
+import types
 from contextlib import nullcontext
 
 import pytest
@@ -22,6 +24,16 @@ def test_seconds_and_counts_add_up():
     assert 0.03 <= seconds["sleep"] < 1
     assert seconds["nothing"] < 0.01
     assert timings.counts == {"sleep": 3, "nothing": 1}
+
+
+def test_a_part_inside_another_is_counted_as_itself_alone():
+    timings = Timings()
+    with timings("outer"):
+        time.sleep(0.01)
+        with timings("inner"):
+            time.sleep(0.05)
+    seconds = timings.seconds()
+    assert 0.01 <= seconds["outer"] < 0.05 <= seconds["inner"]
 
 
 def test_a_body_that_raises_is_counted_and_passes_on():
@@ -75,9 +87,24 @@ def test_device_time_is_the_devices():
     assert 0.01 < timings.seconds()["sleep"] < 1
 
 
-def test_ranges_are_free_when_switched_off(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("LPGPU_NVTX", "0")
-    assert profiling._nvtx_annotate() is None
+@pytest.mark.parametrize(
+    ("switch", "tool", "on"),
+    [(None, None, False), (None, "tool.so", True), ("0", "tool.so", False), ("1", None, True)],
+)
+def test_ranges_are_made_where_a_tool_listens(
+    switch: str | None, tool: str | None, on: bool, monkeypatch: pytest.MonkeyPatch
+):
+    package = types.ModuleType("nvtx")
+    package.annotate = nullcontext  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "nvtx", package)
+    for name, value in (("LPGPU_NVTX", switch), ("NVTX_INJECTION64_PATH", tool)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert (profiling._nvtx_annotate() is nullcontext) == on
+
+
+def test_ranges_are_free_where_none_listens(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(profiling, "_annotate", None)
     assert nvtx_range("a") is nvtx_range("b")
     assert isinstance(nvtx_range("a"), nullcontext)

@@ -34,7 +34,7 @@ class ForwardPropagator(Propagator):
         return kept[: length(layers)] if kept is not None and len(kept) >= length(layers) else None
 
     def _step(self, grid: Grid, layers: slice, u: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
-        self.layers.advance(_of_network(layers, grid), self.dt * grid.stride, u, out, diagonal=diagonal)
+        self.layers.advance(grid.of_network(layers), self.dt * grid.stride, u, out, diagonal=diagonal)
 
     def _sweep(
         self,
@@ -47,15 +47,15 @@ class ForwardPropagator(Propagator):
     ) -> None:
         if not (steps and self.layers.fuses_sweeps(u)):
             return super()._sweep(window, steps, u, g, delta, products)
-        layers, dt = _of_network(_layers(window), window.grid), self.dt * window.grid.stride
-        self.layers.sweep(layers, dt, u, _geometry(window, steps), products=products, **_options(window, g, delta))
+        layers, dt = window.grid.of_network(_layers(window)), self.dt * window.grid.stride
+        self.layers.sweep(layers, dt, u, _geometry(window, steps), **_options(window, g, delta, products))
 
     def _step_in_sweep(self, grid: Grid, layers: slice, u: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
         if not (self.keep and grid.level == 0):
             return self._step(grid, layers, u, out, diagonal)
         key = layers.start, layers.step
         self._kept.pop(key, None)  # its memory first
-        kept = self.layers.advance(_of_network(layers, grid), self.dt, u, out, keep=True, diagonal=diagonal)
+        kept = self.layers.advance(grid.of_network(layers), self.dt, u, out, keep=True, diagonal=diagonal)
         if kept is not None:
             self._kept[key] = kept
 
@@ -85,7 +85,7 @@ class AdjointPropagator(Propagator):
         """
         if (whole := self._whole(self.grid)) is not None and isinstance(lam, AllPoints):
             return list(whole.parameter_gradients(lam.u[lam.grid.sources(lam.grid.all_layers)]))
-        gather = _Gather(self.grid.num_steps)
+        gather = _Gather(self.grid.local_steps)
         grid = lam.grid
         for window in lam.windows():
             with self._forward_states_in(window), lam.open(window) as lam_here:
@@ -95,8 +95,8 @@ class AdjointPropagator(Propagator):
                     if length(layers):
                         sources = lam_here[window.local(grid.sources(layers))]
                         gather.put(layers, self._linearise(grid, layers).parameter_gradients(sources))
-        layers = grid.c_layers
-        gather.put(layers, self._linearise(grid, layers).parameter_gradients(lam.c_sources))
+        if length(layers := grid.c_layers):
+            gather.put(layers, self._linearise(grid, layers).parameter_gradients(lam.c_sources))
         return gather.gradients
 
     def _step(self, grid: Grid, layers: slice, u: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
@@ -118,14 +118,14 @@ class AdjointPropagator(Propagator):
             if not (steps and self.forward.layers.fuses_sweeps(u)):
                 return super()._sweep(window, steps, u, g, delta, products)
             at = self._linearise(window.grid, _layers(window))
-            at.sweep(u, _geometry(window, steps), products=products, **_options(window, g, delta))
+            at.sweep(u, _geometry(window, steps), **_options(window, g, delta, products))
 
     def _linearise(self, grid: Grid, layers: slice) -> Linearisation:
         """∂Φ at `layers`: from the states that are stored, and then kept; else from those that were swept again."""
-        dt, of_network = self.forward.dt * grid.stride, _of_network(layers, grid)
+        dt, of_network = self.forward.dt * grid.stride, grid.of_network(layers)
         if grid.level == 0 and self._swept_again is not None:
             window, states = self._swept_again
-            return self.forward.layers.linearise(of_network, dt, states[window.local(layers)])
+            return self.forward.layers.linearise_once(of_network, dt, states[window.local(layers)])
         if (whole := self._whole(grid)) is not None:
             return whole[layers]
         key = (grid.level, layers.start, layers.stop, layers.step)
@@ -145,13 +145,13 @@ class AdjointPropagator(Propagator):
         """For fused sweeps; and for a single level, from what each step kept, where these can be joined."""
         if grid.level == 0 and not isinstance(self.u, AllPoints):
             return None
-        layers, of_network = self.forward.layers, _of_network(grid.all_layers, grid)
+        layers, of_network = self.forward.layers, grid.of_network(grid.all_layers)
         u, dt = self._stored(of_network), self.forward.dt * grid.stride
         if layers.fuses_sweeps(u):
             return layers.linearise(of_network, dt, u)
         if grid.level > 0 or grid.coarsening is not None:
             return None
-        kept = [self.forward.kept(grid, slice(k, k + 1, grid.interval)) for k in range(grid.num_steps)]
+        kept = [self.forward.kept(grid, slice(k, k + 1, grid.interval)) for k in range(grid.local_steps)]
         joined = None if any(each is None for each in kept) else layers.join(kept)
         return None if joined is None else layers.linearise(of_network, dt, u, joined)
 
@@ -159,8 +159,8 @@ class AdjointPropagator(Propagator):
         """u at the points that `layers` of the network start from, all of which are stored."""
         if isinstance(self.u, AllPoints):
             return self.u.u[layers]
-        m = self.grid.interval
-        return self.u.c_points[layers.start // m : -(-layers.stop // m) : max(1, layers.step // m)]
+        m, first = self.grid.interval, self.grid.c_points.start
+        return self.u.c_points[(layers.start - first) // m : -((first - layers.stop) // m) : max(1, layers.step // m)]
 
     @contextmanager
     def _forward_states_in(self, window: Window) -> Iterator[None]:
@@ -204,15 +204,13 @@ def _geometry(window: Window, steps: list[slice]) -> Sweep:
     return Sweep(window.stop - window.first, first, window.grid.interval, len(steps), window.grid.reverse)
 
 
-def _options(window: Window, g: Tensor | None, delta: Delta | None) -> dict[str, Tensor | None]:
-    """Right-hand side and Δ of the window's points and layers."""
+def _options(window: Window, g: Tensor | None, delta: Delta | None, products: Tensor | None) -> dict[str, Tensor]:
+    """Right-hand side and Δ of the window's points and layers, and the products, where there are such."""
     layers = _layers(window)
-    return {
+    options = {
         "g": None if g is None else g[window.points],
         "delta": None if delta is None else delta.values[layers],
         "anchors": None if delta is None else delta.anchors[layers],
+        "products": products,
     }
-
-
-def _of_network(layers: slice, grid: Grid) -> slice:
-    return slice(layers.start * grid.stride, layers.stop * grid.stride, layers.step * grid.stride)
+    return {name: option for name, option in options.items() if option is not None}

@@ -1,0 +1,332 @@
+"""A cost model of one training step on P ranks: fitted on one process, checked on two, drawn for 1 … 1024 GPUs.
+
+    python bench/scaling.py --json scaling.json
+    python bench/model.py --scaling scaling.json [--json FILE] [--plot FILE]
+
+One batched step of Φ over k layers, and a message:
+
+    step(k) = overhead + layer · ⌈k / width⌉            hop = latency + bytes / bandwidth
+
+`width` is how many layers a machine runs side by side for the price of one. A sweep of a level with n layers on the
+fullest rank is m − 1 such steps with k = ⌈n/m⌉; the coarsest level is walked by one rank after the other, with a hop
+between. Counts come from the same hierarchy that the solver uses.
+
+Measured: a CPU core's `overhead` and `layer`, by least squares over solver settings on one process, in processor
+seconds; and what bench/scaling.py measured. Everything of GPUs is estimated (the figures are in GPUS below) and drawn
+as such: nothing was run on them.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from scaling import CASES, Case
+from scipy.optimize import nnls
+
+from lpgpu import GRU, MGRIT, LayerParallel
+
+RANKS = [2**i for i in range(11)]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Seconds of a batched step, forward and adjoint, of each layer's linearisation and gradient, and of a message.
+
+    `call` is what a forward and a backward cost however little they do.
+    """
+
+    overhead: float
+    layer: float
+    adjoint_overhead: float
+    adjoint_layer: float
+    gradient: float
+    latency: float
+    bandwidth: float
+    width: int = 1
+    call: float = 0.0
+
+    def step(self, layers: float, *, adjoint: bool) -> float:
+        """One batched step."""
+        overhead, layer = (self.adjoint_overhead, self.adjoint_layer) if adjoint else (self.overhead, self.layer)
+        return overhead + layer * math.ceil(layers / self.width)
+
+
+@dataclass(frozen=True)
+class Work:
+    """`steps` layers with states of so many bytes, in `parts` solves one after the other (stacked recurrent layers)."""
+
+    name: str
+    steps: int
+    state_bytes: int
+    parts: int = 1
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Of one training step: in all, and what the fullest rank computes of it."""
+
+    total: float
+    busy: float
+
+
+# Estimates, not measurements: an H100 that runs fused sweeps (about 0.5 µs a step of a recurrent cell with 128 units
+# and 64 sequences, whose 4 row tiles leave room for 33 layers side by side; 20 µs for a step of two 3×3 convolutions of
+# 64 channels on 50 images of 28 × 28), with 8 µs and 50 GB/s to a neighbour.
+GPUS: dict[Work, Machine] = {
+    Work("GRU, 4096 steps", 4096, 64 * 128 * 4, 2): Machine(0.2e-6, 0.5e-6, 0.2e-6, 0.8e-6, 0.3e-6, 8e-6, 50e9, 33),
+    Work("convolutions, 1024 layers", 1024, 50 * 64 * 784 * 2): Machine(3e-6, 20e-6, 3e-6, 40e-6, 20e-6, 8e-6, 50e9),
+}
+
+
+def modelled(work: Work, machine: Machine, solver: MGRIT, ranks: int) -> Seconds:
+    """One forward and backward on equal blocks."""
+    total = busy = 0.0
+    for adjoint, cycles in ((False, solver.iterations), (True, solver.adjoint_iterations)):
+        solve = _Solve(work, machine, solver, ranks, adjoint=adjoint)
+        solve.run(cycles)
+        # an allreduce of norms, and a broadcast of the end state, by trees
+        collective = 2 * math.ceil(math.log2(ranks)) * solve.hop if ranks > 1 else 0.0
+        total += solve.total + collective
+        busy += solve.busy
+    gradient = machine.gradient * math.ceil(work.steps / ranks) + machine.call
+    return Seconds(work.parts * (total + gradient), work.parts * (busy + gradient))
+
+
+def serial(work: Work, machine: Machine) -> float:
+    """One layer after the other on one machine."""
+    each = machine.step(1, adjoint=False) + machine.step(1, adjoint=True) + machine.gradient
+    return work.parts * work.steps * each
+
+
+class _Solve:
+    """Adds up a solve, sweep by sweep."""
+
+    def __init__(self, work: Work, machine: Machine, solver: MGRIT, ranks: int, *, adjoint: bool) -> None:
+        self.machine = machine
+        self.solver = solver
+        self.adjoint = adjoint
+        self.ranks = ranks
+        self.grids = solver.hierarchy(work.steps).grids
+        self.hop = machine.latency + work.state_bytes / machine.bandwidth if ranks > 1 else 0.0
+        self.total = self.busy = 0.0
+
+    def run(self, cycles: int) -> None:
+        """The coarse initial guess, then so many V-cycles."""
+        for level in range(len(self.grids) - 1):
+            self._sweep(level)
+        self._coarsest()
+        for _ in range(cycles if len(self.grids) > 1 else 0):
+            self._cycle(0, entered=True)
+
+    def _cycle(self, level: int, *, entered: bool) -> None:
+        if level == len(self.grids) - 1:
+            return self._coarsest()
+        if not entered:
+            self._sweep(level)
+        if self.solver.relaxation_per_level[level] == "FCF":
+            self._steps(level, 1)
+            self._message(self._is_aligned(level))
+            self._sweep(level)
+        self._steps(level, 1)
+        self._steps(level, 1)  # Φ and Φ_c
+        self._message(not self._is_aligned(level))
+        self._cycle(level + 1, entered=False)
+        self._sweep(level)
+
+    def _sweep(self, level: int) -> None:
+        self._steps(level, self.grids[level].interval - 1)
+        self._message(not self._is_aligned(level))
+
+    def _steps(self, level: int, count: int) -> None:
+        grid = self.grids[level]
+        layers = math.ceil(grid.num_steps / self.ranks / grid.interval)
+        seconds = count * self.machine.step(layers, adjoint=self.adjoint)
+        self.total += seconds
+        self.busy += seconds
+
+    def _coarsest(self) -> None:
+        steps = self.grids[-1].num_steps
+        each = self.machine.step(1, adjoint=self.adjoint)
+        self.total += steps * each + (min(steps, self.ranks) - 1) * self.hop
+        self.busy += math.ceil(steps / self.ranks) * each
+
+    def _message(self, due: bool) -> None:
+        self.total += self.hop if due else 0.0
+
+    def _is_aligned(self, level: int) -> bool:
+        """Whether ranks meet at C-points, so that F-sweeps need no message."""
+        grid = self.grids[level]
+        return grid.num_steps % (self.ranks * grid.interval) == 0
+
+
+def settings(iterations: int, adjoint_iterations: int) -> Iterator[MGRIT]:
+    """What the best is looked for among."""
+    for levels in (2, 3, 4, 5):
+        for m in (2, 4, 8, 16, 32):
+            yield MGRIT(levels=levels, coarsening=m, iterations=iterations, adjoint_iterations=adjoint_iterations)
+
+
+def fitted(case: Case, repeats: int) -> Machine:
+    """This processor's figures for a case, from processor seconds of solves with different counts."""
+    rows = []
+    for solver in (
+        *(MGRIT(levels=levels, coarsening=m, iterations=2) for levels in (2, 3) for m in (4, 8, 16)),
+        MGRIT(levels=2, coarsening=8, relaxation="F", iterations=3, adjoint_iterations=2),
+        MGRIT(levels=3, coarsening=4, iterations=1, adjoint_iterations=2),
+    ):
+        rows.append(_timed(case, solver, repeats))
+    forward, backward, of_forward, of_backward = (np.array(column) for column in zip(*rows, strict=True))
+    (overhead, layer, call), _ = nnls(of_forward, forward)
+    (adjoint_overhead, adjoint_layer, gradient, adjoint_call), _ = nnls(of_backward, backward)
+    call += adjoint_call
+    return Machine(overhead, layer, adjoint_overhead, adjoint_layer, gradient, 20e-6, 2e9, call=call)
+
+
+def _timed(case: Case, solver: MGRIT, repeats: int) -> tuple[float, float, list[float], list[float]]:
+    """Processor seconds of forward and backward, and the steps, evaluations (and layers) in them."""
+    net = case.build(None, case.steps)
+    if not isinstance(net, LayerParallel | GRU):
+        raise TypeError(f"{type(net).__name__} is not propagated")
+    net.solver = solver
+    x = torch.randn(case.steps, case.state[0], 9) if isinstance(net, GRU) else torch.randn(case.state)
+    times = []
+    for _ in range(repeats + 1):
+        began = time.process_time()
+        y = net(x)
+        half = time.process_time()
+        (y[1] if isinstance(y, tuple) else y).square().sum().backward()
+        times.append((half - began, time.process_time() - half))
+    forward, backward = (statistics.median(column) for column in zip(*times[1:], strict=True))
+    both = (
+        (net.forward_results, net.adjoint_results)
+        if isinstance(net, GRU)
+        else ([net.forward_result], [net.adjoint_result])
+    )
+    counts = [
+        [float(sum(r.sequential_depth for r in each)), float(sum(sum(r.evaluations) for r in each))]  # pyright: ignore
+        for each in both
+    ]
+    parts = float(len(both[0]))
+    return forward, backward, [*counts[0], parts], [*counts[1], parts * case.steps, parts]
+
+
+def check(rows: list[dict], repeats: int) -> list[dict]:
+    """Beside each measured row what the model says of it, with the machine fitted on one process."""
+    found = []
+    for case in CASES:
+        mine = [row for row in rows if row["case"] == case.name]
+        if not mine:
+            continue
+        machine = fitted(case, repeats)
+        parts = int(case.name.startswith("gru-100")) + 1
+        work = Work(case.name, case.steps, 4 * math.prod(case.state), parts)
+        for row in mine:
+            hop = replace(machine, latency=row["hop"], bandwidth=math.inf)
+            seconds = modelled(work, hop, MGRIT(), row["ranks"])
+            found.append(
+                {
+                    "case": case.name,
+                    "ranks": row["ranks"],
+                    "busy_measured": row["busy"],
+                    "busy_modelled": seconds.busy,
+                    "busy_off": seconds.busy / row["busy"] - 1,
+                    "seconds_measured": row["seconds"],
+                    "seconds_modelled": seconds.total,
+                }
+            )
+    return found
+
+
+def projected() -> list[dict]:
+    """The best setting for every number of GPUs: of a fixed network, and of an eighth of it on each of them."""
+    found = []
+    for base, machine in GPUS.items():
+        for kind in ("strong", "weak"):
+            for ranks in RANKS:
+                work = replace(base, steps=base.steps // 8 * ranks) if kind == "weak" else base
+                for iterations in ((1, 1), (2, 1)):
+                    best = min(settings(*iterations), key=lambda s, w=work, r=ranks: modelled(w, machine, s, r).total)
+                    found.append(
+                        {
+                            "work": base.name,
+                            "kind": kind,
+                            "ranks": ranks,
+                            "steps": work.steps,
+                            "iterations": iterations,
+                            "levels": best.levels,
+                            "coarsening": best.coarsening,
+                            "seconds": modelled(work, machine, best, ranks).total,
+                            "serial_seconds": serial(work, machine),
+                        }
+                    )
+    return found
+
+
+def draw(checked: list[dict], projections: list[dict], path: Path) -> None:
+    """Three panels: measured against modelled on this machine; strong and weak scaling as modelled."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, *scaling) = plt.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
+    labels = [f"{row['case']}\n{row['ranks']} rank{'s' * (row['ranks'] > 1)}" for row in checked]
+    places = np.arange(len(checked))
+    left.bar(places - 0.2, [row["busy_measured"] for row in checked], 0.4, label="measured")
+    left.bar(places + 0.2, [row["busy_modelled"] for row in checked], 0.4, label="modelled")
+    left.set(title="CPU: processor seconds of the fullest rank", yscale="log", xticks=places)
+    left.set_xticklabels(labels, fontsize=6, rotation=90)
+    left.legend()
+    for axes, kind in zip(scaling, ("strong", "weak"), strict=True):
+        for name in dict.fromkeys(row["work"] for row in projections):
+            for iterations, style in (((1, 1), "-"), ((2, 1), "--")):
+                mine = [r for r in projections if (r["work"], r["kind"], r["iterations"]) == (name, kind, iterations)]
+                speedups = [row["serial_seconds"] / row["seconds"] for row in mine]
+                axes.plot([r["ranks"] for r in mine], speedups, style, label=f"{name}, {iterations[0]}/{iterations[1]}")
+        axes.axhline(1, color="grey", linewidth=0.8)
+        axes.text(1, 0.85, "below: serial wins", fontsize=8, color="grey")
+        axes.set(title=f"GPUs, {kind} scaling: MODELLED from estimates", xscale="log", yscale="log")
+        axes.set(xlabel="GPUs", ylabel="times as fast as serial on one")
+        axes.legend(fontsize=7)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Fit and check where there are measurements, project, print, write and draw."""
+    parser = argparse.ArgumentParser(description="cost model of layer-parallel training")
+    parser.add_argument("--scaling", type=Path, help="what bench/scaling.py --json wrote: to be checked against")
+    parser.add_argument("--repeats", type=int, default=3, help="timed solves of each setting (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="where to write all figures as JSON")
+    parser.add_argument("--plot", type=Path, help="where to draw them")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    checked = check(json.loads(arguments.scaling.read_text()), arguments.repeats) if arguments.scaling else []
+    for row in checked:
+        print(
+            f"{row['case']:16} {row['ranks']} ranks: busy {row['busy_measured']:.3f} s measured, "
+            f"{row['busy_modelled']:.3f} s modelled ({row['busy_off']:+.0%})"
+        )
+    projections = projected()
+    for row in projections:
+        print(
+            f"{row['work']:26} {row['kind']:6} {row['ranks']:5} GPUs, {row['steps']:6} layers, "
+            f"{row['iterations'][0]}/{row['iterations'][1]}: {row['levels']} levels, m = {row['coarsening']:2}, "
+            f"{row['serial_seconds'] / row['seconds']:6.2f} times as fast as serial (modelled)"
+        )
+    if arguments.json:
+        machines = {work.name: asdict(machine) for work, machine in GPUS.items()}
+        figures = {"checked": checked, "projected": projections, "estimated_gpus": machines}
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+    if arguments.plot:
+        draw(checked, projections, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Gradients of several ranks: averaged over those that share the data, measured over those that share the layers."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lpgpu.comm import Communicator, as_communicator
+from lpgpu.nn.layer_parallel import LayerParallel
+
+
+def average_gradients(module: nn.Module, data_comm: Any, *, bucket_bytes: int = 25 * 2**20) -> None:
+    """Replace every gradient by its mean over the ranks of `data_comm`: call between backward and the optimizer.
+
+    The gradients travel in buckets of about `bucket_bytes`, each one message; half precision is summed in fp32. A
+    parameter without a gradient on some ranks counts as zero there, without one on all of them it stays without.
+    Collective: every rank of `data_comm` calls, with a network of the same parameters.
+    """
+    communicator = as_communicator(data_comm)
+    if communicator.size == 1:
+        return
+    parameters = [theta for theta in module.parameters() if theta.requires_grad]
+    present = torch.tensor([theta.grad is not None for theta in parameters], dtype=torch.int64)
+    anywhere = communicator.sum(present).tolist()
+    wanted = [theta for theta, count in zip(parameters, anywhere, strict=True) if count]
+    for bucket in _buckets(wanted, bucket_bytes):
+        _average(bucket, communicator)
+
+
+def clip_grad_norm_(module: nn.Module, max_norm: float) -> Tensor:
+    """Scale all gradients by min(1, max_norm / ‖g‖), ‖g‖ the 2-norm over the whole network; ‖g‖ on every rank.
+
+    Layers count on the rank that has them, parameters that all ranks hold count once: every rank scales by the same
+    factor, so that these stay the same. Collective over the ranks that share the layers.
+
+    Raises:
+        ValueError: when `max_norm` is not positive.
+    """
+    if not max_norm > 0:
+        raise ValueError(f"max_norm is {max_norm}; expected a number > 0")
+    shared = [part for part in module.modules() if isinstance(part, LayerParallel) and part.is_shared]
+    layers = [list(part.layers.parameters()) for part in shared]
+    of_layers = {id(theta) for parameters in layers for theta in parameters}
+    replicated = [theta for theta in module.parameters() if id(theta) not in of_layers]
+    squares = [part.sum_over_ranks(_square(theta)) for part, theta in zip(shared, layers, strict=True)]
+    norm = torch.stack([_square(replicated), *(square.to(_device(module)) for square in squares)]).sum().sqrt()
+    factor = (max_norm / (norm + 1e-12)).clamp(max=1)
+    for theta in module.parameters():
+        if theta.grad is not None:
+            theta.grad.mul_(factor.to(theta.grad.device, theta.grad.dtype))
+    return norm
+
+
+def _buckets(parameters: Sequence[Tensor], bucket_bytes: int) -> Iterator[list[Tensor]]:
+    """Consecutive parameters of one dtype and device, as many as fit, at least one."""
+    bucket: list[Tensor] = []
+    size = 0
+    for theta in parameters:
+        nbytes = theta.numel() * theta.element_size()
+        alike = not bucket or (theta.dtype, theta.device) == (bucket[0].dtype, bucket[0].device)
+        if bucket and (not alike or size + nbytes > bucket_bytes):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(theta)
+        size += nbytes
+    if bucket:
+        yield bucket
+
+
+def _average(bucket: list[Tensor], communicator: Communicator) -> None:
+    gradients = [torch.zeros_like(theta) if theta.grad is None else theta.grad for theta in bucket]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    wide = torch.promote_types(flat.dtype, torch.float32)
+    mean = communicator.sum(flat.to(wide)) / communicator.size
+    for theta, part in zip(bucket, mean.split([each.numel() for each in gradients]), strict=True):
+        theta.grad = part.view_as(theta).to(theta.dtype)
+
+
+def _square(parameters: list[nn.Parameter]) -> Tensor:
+    """‖g‖² of these parameters, in fp64."""
+    norms = [torch.linalg.vector_norm(p.grad, dtype=torch.float64) for p in parameters if p.grad is not None]
+    device = parameters[0].device if parameters else "cpu"
+    return torch.stack(norms).square().sum() if norms else torch.zeros((), dtype=torch.float64, device=device)
+
+
+def _device(module: nn.Module) -> torch.device | str:
+    return next((theta.device for theta in module.parameters()), "cpu")

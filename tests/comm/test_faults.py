@@ -1,0 +1,161 @@
+"""Nothing hangs: whatever happens to one rank, the job ends on all of them, soon, and says why."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests import mpi_launcher
+
+pytestmark = pytest.mark.skipif(bool(mpi_launcher.why_not()), reason=mpi_launcher.why_not() or "can be run")
+
+SOON = 10.0  # seconds from the fault to the job's end
+
+SCRIPT = """
+import os, signal, sys, threading, time
+import torch
+from mpi4py import MPI
+from torch import nn
+from lpgpu import GRU, MGRIT, LayerParallel
+
+comm = MPI.COMM_WORLD
+rank, size = comm.Get_rank(), comm.Get_size()
+at_fault = rank == 1
+torch.manual_seed(0)
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.faulty = False
+
+    def forward(self, u):
+        if self.faulty:
+            raise OverflowError("the block is at fault")
+        return torch.tanh(self.linear(u))
+
+
+def fault_now():
+    print("fault at", time.time(), flush=True)
+
+
+net = LayerParallel(comm, Block, 8, 1.0)
+x = torch.randn(3, 4)
+
+
+def train(steps, loss=lambda y, step: y.square().sum()):
+    for step in range(steps):
+        loss(net(x), step).backward()
+
+
+train(1)
+"""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What one of two ranks does, and what must then be read on some rank's output."""
+
+    script: str
+    says: str
+
+
+FAULTS = {
+    "raised in a block": Fault(
+        """
+net.layers.faulty = at_fault
+fault_now()
+train(3)
+""",
+        "OverflowError: the block is at fault",
+    ),
+    "raised in a loss": Fault(
+        """
+def loss(y, step):
+    if at_fault and step == 1:
+        fault_now()
+        raise ArithmeticError("the loss is at fault")
+    return y.square().sum()
+
+train(100000, loss)
+""",
+        "ArithmeticError: the loss is at fault",
+    ),
+    "raised in another thread": Fault(
+        """
+def work():
+    fault_now()
+    raise LookupError("the thread is at fault")
+
+if at_fault:
+    threading.Thread(target=work).start()
+train(100000)
+""",
+        "LookupError: the thread is at fault",
+    ),
+    "killed": Fault(
+        """
+if at_fault:
+    fault_now()
+    os.kill(os.getpid(), signal.SIGKILL)
+train(100000)
+""",
+        "fault at",
+    ),
+    "swallowed, and left": Fault(
+        """
+net.layers.faulty = at_fault
+try:
+    fault_now()
+    train(3)
+except OverflowError:
+    print("never mind", flush=True)
+""",
+        "never mind",
+    ),
+    "sys.exit on one rank": Fault(
+        """
+if at_fault:
+    fault_now()
+    sys.exit()
+train(100000)
+""",
+        "rank 1 of this communicator has ended while rank 0 still waits",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_the_job_ends_soon_and_says_why(fault: Fault, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT + fault.script)
+    done = mpi_launcher.run(2, script, timeout=60)
+    ended = time.time()
+    assert done.status != 0, done.everything
+    assert any(fault.says in text for text in done.of_ranks), done.everything
+    began = [float(line.split()[-1]) for text in done.of_ranks for line in text.splitlines() if "fault at" in line]
+    assert ended - max(began) < SOON, done.everything
+
+
+def test_ctrl_c_ends_the_job(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT + 'print("ready", flush=True)\ntrain(10**9)\n')
+    job = mpi_launcher.Job(2, script)
+    until = time.monotonic() + 40
+    while time.monotonic() < until and not all("ready" in job.output_of(rank) for rank in range(2)):
+        time.sleep(0.1)
+    job.interrupt()
+    began = time.monotonic()
+    done = job.wait(timeout=SOON)
+    assert done.status != 0
+    assert time.monotonic() - began < SOON
+
+
+def test_a_job_that_ends_well_is_not_disturbed(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT + 'train(2)\ntime.sleep(0.5 * rank)\nprint("done", flush=True)\n')
+    done = mpi_launcher.run(2, script, timeout=60)
+    assert done.status == 0, done.everything
+    assert all("done" in text for text in done.of_ranks)

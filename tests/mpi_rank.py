@@ -1,0 +1,34 @@
+"""One rank of a job: runs a program, or tests (`pytest …`), with its output in a file of its own."""
+
+import os
+import runpy
+import sys
+from pathlib import Path
+
+from mpi4py import MPI
+
+RANK = MPI.COMM_WORLD.Get_rank()
+
+
+def keep_output() -> None:
+    """Standard output and error go to the rank's file."""
+    path = Path(os.environ["LPGPU_RANK_OUTPUT"]) / str(RANK)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for descriptor in (1, 2):
+        os.dup2(file, descriptor)
+
+
+def main() -> None:
+    """Run what the arguments say."""
+    keep_output()
+    sys.argv = sys.argv[1:]
+    if sys.argv[0] == "pytest":
+        import pytest
+
+        # all ranks must draw the same examples
+        sys.exit(pytest.main([f"--hypothesis-seed={os.environ['LPGPU_TEST_SEED']}", *sys.argv[1:]]))
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()
