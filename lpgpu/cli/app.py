@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lpgpu.cli import comparing, info, training
 from lpgpu.data import DataError
-from lpgpu.train import InputError, TrainingDivergedError, draw_plots
+from lpgpu.train import InputError, TrainingDivergedError, draw_plots, draw_runs
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -36,11 +36,22 @@ def _parser() -> argparse.ArgumentParser:
     training.add_command(commands)
     comparing.add_command(commands)
     about = commands.add_parser("info", help="versions, devices, and which kernels would run")
-    about.set_defaults(command=lambda _: print(info.describe()))
-    plot = commands.add_parser("plot", help="draw the plots of a run again, finished or not")
-    plot.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
-    plot.set_defaults(command=lambda arguments: print(*draw_plots(arguments.run), sep="\n"))
+    about.set_defaults(command=lambda _: info.show())
+    plot = commands.add_parser("plot", help="draw the plots of a run again, finished or not, or compare several")
+    plot.add_argument(
+        "runs", metavar="RUN", type=Path, nargs="+", help="folder of a run; of several, one plot is drawn"
+    )
+    plot.add_argument(
+        "--output", metavar="FILE", type=Path, default=Path("runs.png"), help="of several runs: a new file [runs.png]"
+    )
+    plot.set_defaults(command=_plot)
     return parser
+
+
+def _plot(arguments: argparse.Namespace) -> None:
+    one, *others = arguments.runs
+    drawn = [draw_runs(arguments.runs, arguments.output)] if others else draw_plots(one)
+    print(*drawn, sep="\n")
 
 
 def _fail(code: int, message: str) -> int:

@@ -9,6 +9,7 @@ from shlex import quote
 from lpgpu.cli.training import add_options, given_options
 from lpgpu.train import RECIPES, Comparison, find_recipe, variants_of
 from lpgpu.train.compare import VARIED
+from lpgpu.train.options import integers
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -37,11 +38,6 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         )
         add_options(options, recipe.defaults, without=VARIED)
         options.set_defaults(command=_compare)
-
-
-def integers(text: str) -> tuple[int, ...]:
-    """ "0,1,2" → (0, 1, 2). Raises ValueError for anything else."""
-    return tuple(map(int, text.split(",")))
 
 
 def _compare(arguments: argparse.Namespace) -> None:

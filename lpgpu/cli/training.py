@@ -20,7 +20,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     for recipe in RECIPES.values():
         options = recipes.add_parser(recipe.name, help=recipe.summary, description=recipe.summary)
         options.add_argument(
-            "--resume", metavar="RUN_DIR", type=Path, help="continue that run after its last finished epoch"
+            "--resume", metavar="RUN_DIR", type=Path, help="continue that run from its last checkpoint"
         )
         add_options(options, recipe.defaults)
         options.set_defaults(command=_train)
@@ -46,8 +46,11 @@ def _argument_type(field: Field, hint: Any) -> dict[str, Any]:
         return {"type": field.metadata["parse"], "metavar": "N[,N…]" if int in get_args(hint) else "NAME[,NAME…]"}
     if get_origin(hint) is Literal:
         return {"choices": get_args(hint)}
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction}
     (kind,) = [kind for kind in (get_args(hint) or (hint,)) if kind is not NoneType]
-    return {"type": kind, "metavar": {int: "N", float: "X", str: "NAME", Path: "DIR"}[kind]}
+    bare = {} if field.metadata["bare"] is None else {"nargs": "?", "const": field.metadata["bare"]}
+    return {"type": kind, "metavar": {int: "N", float: "X", str: "NAME", Path: "DIR"}[kind], **bare}
 
 
 def _train(arguments: argparse.Namespace) -> None:

@@ -3,8 +3,21 @@
 from lpgpu.data.dataset import Dataset
 from lpgpu.data.digits import load_digits
 from lpgpu.data.errors import DataError
+from lpgpu.data.indian_pines import load_indian_pines
+from lpgpu.data.mnist import FASHION_MNIST, MNIST, load_mnist
 from lpgpu.data.peaks import load_peaks
 from lpgpu.data.seq_digits import load_seq_digits
 from lpgpu.data.uci_har import load_uci_har
 
-__all__ = ["DataError", "Dataset", "load_digits", "load_peaks", "load_seq_digits", "load_uci_har"]
+__all__ = [
+    "FASHION_MNIST",
+    "MNIST",
+    "DataError",
+    "Dataset",
+    "load_digits",
+    "load_indian_pines",
+    "load_mnist",
+    "load_peaks",
+    "load_seq_digits",
+    "load_uci_har",
+]

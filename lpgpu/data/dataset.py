@@ -10,7 +10,8 @@ from torch import Tensor
 class Dataset:
     """A classification problem in memory.
 
-    `*_inputs` are floats `[n, ...]`, `*_labels` int64 `[n]` with values 0 … `classes` − 1.
+    `*_inputs` are floats `[n, ...]`, `*_labels` int64 `[n]` with values 0 … `classes` − 1. `on_disk`: inputs are too
+    many for the memory; they are mapped files, and read batch by batch.
     """
 
     train_inputs: Tensor
@@ -18,8 +19,10 @@ class Dataset:
     test_inputs: Tensor
     test_labels: Tensor
     classes: int
+    on_disk: bool = False
 
     def to(self, device: torch.device | str) -> "Dataset":
-        """The same data on `device`."""
-        tensors = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "classes"}
-        return replace(self, **tensors)
+        """The same data on `device`; inputs that are on the disk stay there."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name.endswith(("_inputs", "_labels"))}
+        moved = {name: t.to(device) for name, t in tensors.items() if not (self.on_disk and name.endswith("_inputs"))}
+        return replace(self, **moved)

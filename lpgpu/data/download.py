@@ -1,10 +1,13 @@
 """Fetching a file over the network: with a time limit, and whole or not at all."""
 
+import hashlib
 import os
 import shutil
 import tempfile
 import urllib.request
 from pathlib import Path
+
+from lpgpu.data.errors import DataError
 
 TIMEOUT = 30.0  # seconds without an answer
 
@@ -33,3 +36,29 @@ def fetch(address: str, path: Path) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def fetch_checked(address: str, path: Path, md5: str) -> None:
+    """Download `address` to `path` unless it is there, and see that it has the published checksum.
+
+    Raises `DataError`, with the cure, when it cannot be fetched, or is not what its owner published; a fetched file
+    with a wrong checksum is not kept.
+    """
+    if not path.is_file():
+        try:
+            fetch(address, path)
+        except OSError as error:
+            raise DataError(
+                f"{address} could not be downloaded to {path} ({error}); fetch it where there is a network, put it "
+                f"there, or anywhere and name its folder with --data-dir"
+            ) from error
+        if (came := _md5(path)) != md5:
+            path.unlink()
+            raise DataError(f"{address} has the MD5 sum {came}; expected {md5}: it is not what its owner published")
+    elif (came := _md5(path)) != md5:
+        raise DataError(f"{path} is damaged: its MD5 sum is {came}, expected {md5}; delete it to have it fetched again")
+
+
+def _md5(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()

@@ -28,6 +28,12 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     _sync_folder(path.parent)
 
 
+def remove_leftovers(path: Path) -> None:
+    """Remove what writing `path` has left behind where the process was killed in the middle of it."""
+    for leftover in path.parent.glob(f".{path.name}.*"):
+        leftover.unlink(missing_ok=True)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -2,6 +2,7 @@
 
 import pickle
 import random
+import zipfile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,30 +12,27 @@ import torch
 from lpgpu.train.atomic import atomic_write
 from lpgpu.train.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Resumable(Protocol):
     """What a checkpoint holds the state of."""
 
-    epoch: int
-    network: torch.nn.Module
-    optimizer: torch.optim.Optimizer
-    shuffle: torch.Generator
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 def save_checkpoint(path: Path, trainer: Resumable, config: dict[str, Any]) -> None:
-    """Write weights, optimizer, epoch, random states and `config` to `path`, atomically."""
-    state = {
-        "format": FORMAT,
-        "config": config,
-        "epoch": trainer.epoch,
-        "network": trainer.network.state_dict(),
-        "optimizer": trainer.optimizer.state_dict(),
-        "random": _random_states(trainer.shuffle),
-    }
+    """Write the state of `trainer`, the global random states and `config` to `path`, atomically."""
+    state = {"format": FORMAT, "config": config, "random": _random_states(), **trainer.state_dict()}
     with atomic_write(path) as file:
         torch.save(state, file)
+
+
+def checkpoint_level(path: Path) -> int:
+    """Of which level of nested iteration the checkpoint is; 0: the network itself. Raises `InputError` as loading."""
+    return _read(path)["level"]
 
 
 def load_checkpoint(path: Path, trainer: Resumable) -> None:
@@ -44,30 +42,35 @@ def load_checkpoint(path: Path, trainer: Resumable) -> None:
     """
     state = _read(path)
     try:
-        trainer.network.load_state_dict(state["network"])
-        trainer.optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError, KeyError) as error:
+        trainer.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is the checkpoint of another network or optimizer: {error}") from error
-    trainer.epoch = state["epoch"]
-    _restore_random_states(state["random"], trainer.shuffle)
+    _restore_random_states(state["random"])
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
+        _check_sums(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; expected the checkpoint of a run") from error
-    except (RuntimeError, ValueError, EOFError, OSError, KeyError, pickle.UnpicklingError) as error:
+    except (RuntimeError, ValueError, EOFError, OSError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is damaged and cannot be read ({type(error).__name__}: {error})") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise InputError(f"{path} is no checkpoint of lpgpu (format {FORMAT})")
     return state
 
 
-def _random_states(shuffle: torch.Generator) -> dict[str, Any]:
+def _check_sums(path: Path) -> None:
+    """Raise BadZipFile where a byte has changed: a checkpoint is a zip with checksums, which torch.load passes over."""
+    with zipfile.ZipFile(path) as archive:
+        if (name := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"the checksum of {name} is wrong")
+
+
+def _random_states() -> dict[str, Any]:
     kind, keys, *rest = np.random.get_state(legacy=True)
     return {
-        "shuffle": shuffle.get_state(),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "python": random.getstate(),
@@ -75,8 +78,7 @@ def _random_states(shuffle: torch.Generator) -> dict[str, Any]:
     }
 
 
-def _restore_random_states(states: dict[str, Any], shuffle: torch.Generator) -> None:
-    shuffle.set_state(states["shuffle"])
+def _restore_random_states(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if len(states["cuda"]) == torch.cuda.device_count():  # the run may continue on another machine
         torch.cuda.set_rng_state_all(states["cuda"])

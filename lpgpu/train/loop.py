@@ -9,7 +9,8 @@ import torch
 from tqdm import tqdm
 
 from lpgpu import Serial
-from lpgpu.train.checkpoint import load_checkpoint, save_checkpoint
+from lpgpu.train.atomic import remove_leftovers
+from lpgpu.train.checkpoint import checkpoint_level, load_checkpoint, save_checkpoint
 from lpgpu.train.errors import InputError, TrainingDivergedError
 from lpgpu.train.metrics import (
     Record,
@@ -20,9 +21,11 @@ from lpgpu.train.metrics import (
     read_records,
     total_seconds,
 )
+from lpgpu.train.nested import deepest_level, refined, trainer_of_level
 from lpgpu.train.plots import draw_plots
 from lpgpu.train.run import Run
 from lpgpu.train.solvers import reduction_per_cycle, residual_histories
+from lpgpu.train.tensorboard import tensorboard
 from lpgpu.train.trainer import Trainer
 
 REFRESH = 0.25  # seconds between looks at the loss, each of which waits for the device
@@ -31,15 +34,20 @@ REFRESH = 0.25  # seconds between looks at the loss, each of which waits for the
 def train(run: Run) -> Record:
     """Train `run` to its last epoch, from its checkpoint if it has one, and return the summary.
 
-    After every epoch the measurements and the checkpoint are on the disk; an interruption loses the epoch under way.
+    After every epoch the measurements and the checkpoint are on the disk, between them as many checkpoints as
+    `checkpoint_every` asks for; an interruption loses what came after the last one.
 
     Raises:
         InputError: the checkpoint is damaged, of another network, or beyond the last epoch.
-        TrainingDivergedError: the loss is no longer finite; the checkpoint is that of the epoch before.
+        TrainingDivergedError: the loss is no longer finite; the checkpoint is an earlier one.
     """
     with _threads(run.options.threads):
         trainer = _trainer(run)
         _run_epochs(run, trainer)
+        while trainer.level > 0:
+            trainer = refined(trainer, run.recipe, run.options)
+            _save(run, trainer)
+            _run_epochs(run, trainer)
         summary = _summary(run, trainer)
     append_record(run.metrics, summary)
     draw_plots(run.folder)
@@ -47,50 +55,68 @@ def train(run: Run) -> Record:
 
 
 def _trainer(run: Run) -> Trainer:
-    """Ready for the next epoch: with the state of the last checkpoint, or of a new run, which is its first one."""
-    trainer = Trainer(run.recipe, run.options)
-    if run.checkpoint.exists():
-        load_checkpoint(run.checkpoint, trainer)
-        if trainer.epoch > run.options.epochs:
-            raise InputError(
-                f"epochs is {run.options.epochs}, but {run.folder} has finished {trainer.epoch}; expected at least that"
-            )
-        keep_epochs(run.metrics, trainer.epoch)
-    else:
+    """Ready for the next batch: with the state of the last checkpoint, or of a new run, which is its first one."""
+    remove_leftovers(run.checkpoint)
+    if not run.checkpoint.exists():
+        trainer = trainer_of_level(run.recipe, run.options, deepest_level(run.options))
         _save(run, trainer)
+        return trainer
+    trainer = trainer_of_level(run.recipe, run.options, checkpoint_level(run.checkpoint))
+    load_checkpoint(run.checkpoint, trainer)
+    if trainer.epoch > trainer.options.epochs:
+        raise InputError(
+            f"epochs is {run.options.epochs}, but {run.folder} has finished {trainer.epoch}; expected at least that"
+        )
+    keep_epochs(run.metrics, trainer.epoch, trainer.level)
     return trainer
 
 
 def _run_epochs(run: Run, trainer: Trainer) -> None:
-    steps = trainer.steps_per_epoch
-    with tqdm(
-        desc=run.recipe.name,
-        total=run.options.epochs * steps,
-        initial=trainer.epoch * steps,
-        unit="batch",
-        dynamic_ncols=True,
-    ) as bar:
+    steps, every = trainer.steps_per_epoch, run.options.checkpoint_every
+    with (
+        tqdm(
+            desc=run.recipe.name + (f", level {trainer.level}" if trainer.level else ""),
+            total=trainer.options.epochs * steps,
+            initial=trainer.epoch * steps + trainer.measures.batches,
+            unit="batch",
+            dynamic_ncols=True,
+        ) as bar,
+        tensorboard(run.folder, trainer) as log,
+    ):
         progress = _Progress(bar, trainer)
-        while trainer.epoch < run.options.epochs:
-            record = trainer.run_epoch(progress)
+
+        def on_step(running: RunningMean) -> None:
+            progress(running)
+            if every and trainer.measures.batches % every == 0:
+                trainer.check_finite()
+                _save(run, trainer)
+
+        while trainer.epoch < trainer.options.epochs:
+            record = trainer.run_epoch(on_step)
             append_record(run.metrics, record)
+            log(record)
             _save(run, trainer)
 
 
 class _Progress:
-    """Moves the bar with every batch, and now and then shows the epoch's mean loss and accuracy so far."""
+    """Moves the bar with every batch, and now and then shows the epoch's mean loss, accuracy and rate so far."""
 
     def __init__(self, bar: tqdm, trainer: Trainer):
         self.bar, self.trainer = bar, trainer
         self.due = time.monotonic()
+        self.seen = (trainer.epoch, 0, time.monotonic())  # epoch, examples and time of the last look
 
     def __call__(self, running: RunningMean) -> None:
-        if time.monotonic() >= self.due:
+        now = time.monotonic()
+        if now >= self.due:
             loss, accuracy = running.values()
+            epoch, examples, then = self.seen
+            rate = (running.examples - (examples if epoch == self.trainer.epoch else 0)) / max(now - then, 1e-9)
             self.bar.set_postfix_str(
-                f"epoch {self.trainer.epoch + 1}, loss {loss:.3f}, acc {accuracy:.1%}", refresh=False
+                f"epoch {self.trainer.epoch + 1}, loss {loss:.3f}, acc {accuracy:.1%}, {rate:.0f} examples/s",
+                refresh=False,
             )
-            self.due = time.monotonic() + REFRESH
+            self.due, self.seen = now + REFRESH, (self.trainer.epoch, running.examples, now)
         self.bar.update()
 
 
@@ -126,6 +152,10 @@ def _summary(run: Run, trainer: Trainer) -> dict[str, Any]:
     _, accuracy = trainer.evaluate()
     _, accuracy_serial = trainer.evaluate_with(Serial())
     forward, adjoint = residual_histories(trainer.problem, *trainer.first_batch())
+    records = read_records(run.metrics)
+    seconds = total_seconds(records)
+    for part, spent in trainer.problem.seconds.items():
+        seconds[part] = seconds.get(part, 0.0) + spent
     return {
         "kind": "summary",
         "recipe": run.recipe.name,
@@ -137,5 +167,6 @@ def _summary(run: Run, trainer: Trainer) -> dict[str, Any]:
         "adjoint_residuals": mean_history([adjoint]),
         "forward_reduction": reduction_per_cycle(forward),
         "adjoint_reduction": reduction_per_cycle(adjoint),
-        "seconds": total_seconds(read_records(run.metrics)),
+        "work_units": sum(record["work_units"] for record in records),
+        "seconds": seconds,
     }

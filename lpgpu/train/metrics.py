@@ -1,4 +1,7 @@
-"""What a run measures, and `metrics.jsonl`, where it is kept: a JSON object per epoch, at the end one summary."""
+"""What a run measures, and `metrics.jsonl`, where it is kept: a JSON object per epoch, at the end one summary.
+
+Epochs of the coarser networks of nested iteration come first, with `"kind": "nested"` and their level.
+"""
 
 import json
 import math
@@ -29,25 +32,35 @@ def mean_history(histories: Iterable[Sequence[float]]) -> list[float | None]:
 
 
 class RunningMean:
-    """Loss and accuracy, averaged over examples; kept on the device, so that adding never waits for it."""
+    """Loss and accuracy, averaged over `examples`; kept on the device, so that adding never waits for it."""
 
     def __init__(self, device: torch.device):
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
         self._correct = torch.zeros((), dtype=torch.int64, device=device)
-        self._examples = 0
+        self.examples = 0
 
     def add(self, loss: Tensor, scores: Tensor, labels: Tensor) -> None:
         """Count in a batch: its mean loss, scores `[batch, classes]` and labels `[batch]`."""
-        self._loss += loss.detach() * len(labels)
+        self._loss += loss.detach().double() * len(labels)
         self._correct += (scores.detach().argmax(dim=1) == labels).sum()
-        self._examples += len(labels)
+        self.examples += len(labels)
 
     def values(self) -> tuple[float, float]:
         """(loss, accuracy in 0 … 1). Raises `TrainingDivergedError` when the loss is not finite."""
-        loss = self._loss.item() / self._examples
+        loss = self._loss.item() / self.examples
         if not math.isfinite(loss):
             raise TrainingDivergedError(f"the loss is {loss}: try a smaller --learning-rate or more --iterations")
-        return loss, self._correct.item() / self._examples
+        return loss, self._correct.item() / self.examples
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums so far, for a checkpoint."""
+        return {"loss": self._loss.item(), "correct": self._correct.item(), "examples": self.examples}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from these sums."""
+        self._loss.fill_(state["loss"])
+        self._correct.fill_(state["correct"])
+        self.examples = state["examples"]
 
 
 def append_record(path: Path, record: Record) -> None:
@@ -78,23 +91,27 @@ def read_records(path: Path) -> list[Record]:
 
 
 def epoch_records(records: Sequence[Record]) -> list[Record]:
-    """The records of epochs, without the summary."""
+    """The records of epochs of the network itself, without those of coarser ones and without the summary."""
     return [record for record in records if record["kind"] == "epoch"]
 
 
-def keep_epochs(path: Path, last: int) -> None:
-    """Drop from `path`, atomically, the summary and every epoch after `last`, so that a resumed run repeats none."""
+def keep_epochs(path: Path, last: int, level: int = 0) -> None:
+    """Drop from `path`, atomically, all that is later than epoch `last` of `level`: a resumed run repeats none of it.
+
+    Level 0 is the network itself; nested iteration trains deeper levels, the coarser networks, before it.
+    """
     if not path.exists():
         return
-    kept = [record for record in epoch_records(read_records(path)) if record["epoch"] <= last]
+    done = [record for record in read_records(path) if record["kind"] != "summary"]
+    kept = [r for r in done if (r.get("level", 0), -r["epoch"]) >= (level, -last)]
     with atomic_write(path) as file:
         file.writelines(json.dumps(record).encode() + b"\n" for record in kept)
 
 
 def total_seconds(records: Sequence[Record]) -> dict[str, float]:
-    """Seconds of each part, summed over the epochs."""
+    """Seconds of each part, summed over the epochs, those of coarser networks too."""
     totals: dict[str, float] = {}
-    for record in epoch_records(records):
-        for part, seconds in record["seconds"].items():
+    for record in records:
+        for part, seconds in record["seconds"].items() if record["kind"] != "summary" else ():
             totals[part] = totals.get(part, 0.0) + seconds
     return totals

@@ -1,12 +1,15 @@
-"""The options of the two kinds of networks that recipes train, and the recurrent one that several of them share."""
+"""The options of the kinds of networks that recipes train, and two networks that several of them share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor, nn
 
-from lpgpu import GRU
-from lpgpu.train.options import TrainOptions, option
+from lpgpu import GRU, LayerParallel
+from lpgpu.data import Dataset
+from lpgpu.nn import ConvBlock
+from lpgpu.train.errors import InputError
+from lpgpu.train.options import TrainOptions, int_per_level, integers, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +22,77 @@ class ODEOptions(TrainOptions):
     channels: int = option(8, "width of the ODE network", least=1)
     final_time: float = option(1.0, "T: each layer advances by Δt = T / layers", above=0)
 
+    nested: int = option(
+        0,
+        "coarser networks trained first, each to start the next finer one; bare: as many as there are",
+        least=0,
+        bare=64,
+    )
+    nested_epochs: int | tuple[int, ...] = option(
+        10,
+        "nested: epochs of each coarser network; or one number per network, coarsest first: 40,20",
+        parse=int_per_level,
+    )
+    nested_coarsening: int = option(2, "nested, mgopt: how many times shallower each coarser network is", least=2)
+    transfer: Literal["constant", "linear"] = option("constant", "nested, mgopt: prolongation of the layers' weights")
+    mgopt: int = option(
+        0, "coarser networks that MG/OPT corrects the weights with at every step; bare: one", least=0, bare=1
+    )
+    mgopt_steps: tuple[int, ...] = option(
+        (1, 1, 4),
+        "mgopt: steps of the optimizer before and after the coarse correction, and on the coarsest network",
+        parse=integers,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        epochs = self.nested_epochs
+        if min((epochs,) if isinstance(epochs, int) else epochs) < 1:
+            raise InputError(f"nested_epochs is {epochs!r}; expected one integer ≥ 1, or several")
+        if len(self.mgopt_steps) != 3 or min(self.mgopt_steps) < 0 or self.mgopt_steps[2] < 1:
+            raise InputError(f"mgopt_steps is {self.mgopt_steps!r}; expected three integers ≥ 0, the last ≥ 1")
+        if self.mgopt and self.clip:
+            raise InputError(f"clip is {self.clip}, which would bend the coarse objectives; with mgopt expected 0")
+        if self.mgopt and self.optimizer == "lbfgs":
+            raise InputError("optimizer is 'lbfgs', which smooths nothing; with mgopt expected adam, adamw or sgd")
+
     @property
     def network(self) -> str:
         return f"{self.layers} layers"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions(ODEOptions):
+    """Options of a recipe with a large set of images."""
+
+    train_images: int = option(0, "train on so many images only, the first ones; 0: on all", least=0)
+    test_images: int = option(0, "test on so many images only, the first ones; 0: on all", least=0)
+
+    def first_images(self, dataset: Dataset) -> Dataset:
+        """`dataset` cut to as many images as these options ask for."""
+        train, test = slice(self.train_images or None), slice(self.test_images or None)
+        return replace(
+            dataset,
+            train_inputs=dataset.train_inputs[train],
+            train_labels=dataset.train_labels[train],
+            test_inputs=dataset.test_inputs[test],
+            test_labels=dataset.test_labels[test],
+        )
+
+
+def image_classifier(side: int, classes: int, options: ODEOptions) -> nn.Module:
+    """Scores `[batch, classes]` of grey images `[batch, 1, side, side]` by a convolutional ODE network.
+
+    u_0 = relu(K ∗ x + b),   u_{k+1} = u_k + Δt relu(K²_k ∗ relu(K¹_k ∗ u_k + b¹_k) + b²_k),   scores = linear(mean over
+    4×4 pixels of u_N), all convolutions 3×3 with zero padding.
+    """
+    channels = options.channels
+    layers = LayerParallel(
+        None, lambda: ConvBlock(channels), options.layers, options.final_time, solver=options.layer_solver()
+    )
+    stem = nn.Sequential(nn.Conv2d(1, channels, 3, padding=1), nn.ReLU())
+    head = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(channels * (side // 4) ** 2, classes))
+    return nn.Sequential(stem, layers, head)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ import torch
 
 from lpgpu import MGRIT, Serial
 from lpgpu.train.errors import InputError
+from lpgpu.train.schedulers import check_scheduler
 
 
 def option(
@@ -21,18 +22,31 @@ def option(
     least: float | None = None,
     above: float | None = None,
     parse: Callable[[str], Any] | None = None,
+    bare: Any = None,
 ) -> Any:
     """A dataclass field with its help text and, for numbers, its bound: `least` is allowed itself, `above` is not.
 
-    `parse` reads the value from the command line; without it the type does.
+    `parse` reads the value from the command line; without it the type does. `bare` is what the option means there when
+    it is named without a value.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "least": least, "above": above, "parse": parse})
+    metadata = {"help": help, "least": least, "above": above, "parse": parse, "bare": bare}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def int_per_level(text: str) -> int | tuple[int, ...]:
     """ "4" → 4, for all levels; "16,4" → (16, 4), finest first. Raises ValueError for anything else."""
     first, *others = map(int, text.split(","))
     return (first, *others) if others else first
+
+
+def integers(text: str) -> tuple[int, ...]:
+    """ "0,1,2" → (0, 1, 2). Raises ValueError for anything else."""
+    return tuple(map(int, text.split(",")))
+
+
+def words(text: str) -> tuple[str, ...]:
+    """ "eat,run" → ("eat", "run")."""
+    return tuple(text.split(","))
 
 
 def word_per_level(text: str) -> str | tuple[str, ...]:
@@ -51,10 +65,20 @@ class TrainOptions:
     epochs: int = option(10, "passes over the training set", least=1)
     batch_size: int = option(64, "examples per step; with the whole training set or more, full batch", least=1)
     seed: int = option(0, "of the initial weights and the order of the examples", least=0)
-    optimizer: Literal["adam", "sgd"] = option("adam", "sgd has a momentum of 0.9")
+    optimizer: Literal["adam", "adamw", "sgd", "lbfgs"] = option(
+        "adam", "lbfgs: full batch, line search for Wolfe's conditions from a step of --learning-rate; give it 1"
+    )
     learning_rate: float = option(1e-3, "step size of the optimizer", above=0)
-    decay: float = option(1.0, "factor on the learning rate after every epoch", above=0)
+    momentum: float = option(0.9, "sgd: momentum", least=0)
+    weight_decay: float = option(0.0, "weight decay of the optimizer", least=0)
+    lbfgs_iterations: int = option(1, "lbfgs: iterations per step", least=1)
+    decay: float = option(1.0, "factor on the learning rate after every epoch, where there is no --scheduler", above=0)
+    scheduler: str = option("none", "a class of torch.optim.lr_scheduler, such as CosineAnnealingLR")
+    scheduler_options: str = option("", "its arguments: T_max=10,eta_min=1e-5")
+    scheduler_every: Literal["epoch", "batch"] = option("epoch", "when the scheduler takes a step")
+    clip: float = option(0.0, "largest norm of the gradient, which is scaled down to it; 0: any", least=0)
     tikhonov: float = option(0.0, "weight γ of the penalty γ/2 Σ‖θ‖²", least=0)
+    amp: bool = option(False, "bf16 where PyTorch's autocast holds it safe; layers propagate in their own precision")
 
     solver: Literal["mgrit", "serial"] = option("mgrit", "all layers or time steps at once, or one after another")
     levels: int = option(3, "mgrit: the most levels")
@@ -74,6 +98,19 @@ class TrainOptions:
         "auto", "mgrit: Δ-correction of the coarse grids by Jacobian diagonals; auto is on for recurrent cells alone"
     )
 
+    control: Literal["fixed", "adaptive", "bias-budget"] = option(
+        "fixed",
+        "mgrit: who chooses the cycles; adaptive: by residuals; bias-budget: keeps Σ α·bias of the gradients bounded",
+    )
+    probe_every: int = option(200, "adaptive, bias-budget: batches between two probes", least=1)
+    max_iterations: int = option(
+        8, "adaptive, bias-budget: the most cycles, beyond which propagation is serial", least=1
+    )
+    residual_target: float = option(1e-2, "adaptive: relative residual to reach with the fewest cycles", above=0)
+    bias_bound: float = option(0.1, "bias-budget: bound on Σ α·bias over the whole run", above=0)
+    check_serial: bool = option(False, "test with exact propagation too after every epoch")
+    checkpoint_every: int = option(0, "batches between two checkpoints; 0: one after every epoch", least=0)
+
     device: str = option("auto", "cpu, cuda, cuda:1, …; auto is cuda where there is one")
     threads: int = option(0, "CPU threads to compute with; 0 leaves the choice to PyTorch", least=0)
     run_dir: Path | None = option(None, "new folder for the results [runs/RECIPE-DATE-TIME]")
@@ -84,6 +121,9 @@ class TrainOptions:
             _check(field, hint, getattr(self, field.name))
         self.layer_solver()
         self.torch_device()
+        if self.clip and self.optimizer == "lbfgs":
+            raise InputError(f"clip is {self.clip}, which would mislead the line search of lbfgs; expected 0")
+        check_scheduler(self.scheduler, self.scheduler_options)
         if self.data_dir is not None and not self.data_dir.is_dir():
             raise InputError(f"data_dir is {str(self.data_dir)!r}; expected an existing folder")
 
@@ -158,14 +198,18 @@ def json_value(value: Any) -> Any:
 def _check(field: dataclasses.Field, hint: Any, value: Any) -> None:
     """Raise `InputError` where `value` is not of the type, or not within the bounds, of the option."""
     expected = _expected(field, hint)
-    kinds = tuple(get_origin(kind) or kind for kind in get_args(hint)) if isinstance(hint, UnionType) else (hint,)
-    allowed = (int, float) if hint is float else kinds
+    allowed = (int, float) if hint is float else _kinds(hint)
     if get_origin(hint) is Literal:
         good = value in get_args(hint)
     else:
-        good = isinstance(value, allowed) and not isinstance(value, bool) and _within_bounds(field, value)
+        good = isinstance(value, allowed) and isinstance(value, bool) == (hint is bool) and _within_bounds(field, value)
     if not good:
         raise InputError(f"{field.name} is {value!r}; expected {expected} ({field.metadata['help']})")
+
+
+def _kinds(hint: Any) -> tuple[type, ...]:
+    """The classes that a type, or a union of types, allows."""
+    return tuple(get_origin(kind) or kind for kind in (get_args(hint) if isinstance(hint, UnionType) else (hint,)))
 
 
 def _within_bounds(field: dataclasses.Field, value: Any) -> bool:
@@ -182,12 +226,13 @@ def _expected(field: dataclasses.Field, hint: Any) -> str:
     names = {
         int: "an integer",
         float: "a finite number",
+        bool: "True or False",
         str: "a text",
         Path: "a path",
         NoneType: "nothing",
         tuple: "several",
     }
-    words = " or ".join(names[get_origin(kind) or kind] for kind in (get_args(hint) or (hint,)))
+    words = " or ".join(names[kind] for kind in _kinds(hint))
     for sign, bound in (("≥", field.metadata["least"]), (">", field.metadata["above"])):
         words += "" if bound is None else f" {sign} {bound}"
     return words

@@ -1,6 +1,7 @@
 """Plots of a run, finished or not, from its metrics alone."""
 
 import math
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 METRICS = "metrics.jsonl"
+PARTS = ("disk", "data", "encoder", "forward", "backward", "communication", "optimizer", "evaluation")
 
 
 def draw_plots(folder: Path) -> list[Path]:
@@ -72,9 +74,57 @@ def _residuals(axes: list["Axes"], records: list[Record]) -> None:
 
 
 def _timing(axes: list["Axes"], records: list[Record]) -> None:
-    seconds = total_seconds(records)
-    bars = axes[0].barh(list(seconds), list(seconds.values()))
-    axes[0].bar_label(bars, fmt="%.1f s", padding=3)
-    axes[0].invert_yaxis()
-    axes[0].margins(x=0.15)
-    axes[0].set(xlabel="seconds, all epochs")
+    """Seconds of each epoch, part upon part."""
+    epochs = epoch_records(records)
+    _stacked(axes[0], [str(record["epoch"]) for record in epochs], [record["seconds"] for record in epochs])
+    axes[0].set(xlabel="epoch", ylabel="seconds")
+
+
+def _stacked(axis: "Axes", names: list[str], seconds: list[dict[str, float]]) -> None:
+    """A bar for each of `names`, its parts in the order in which a training step takes them."""
+    others = dict.fromkeys(part for each in seconds for part in each if part not in PARTS)
+    bottom = [0.0] * len(names)
+    for part in (*PARTS, *others):
+        heights = [each.get(part, 0.0) for each in seconds]
+        if any(heights):
+            axis.bar(range(len(names)), heights, bottom=bottom, label=part, width=0.8)
+            bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
+    shown = range(0, len(names), max(1, len(names) // 10))
+    axis.set_xticks(list(shown), [names[i] for i in shown])
+    axis.legend(fontsize="small")
+
+
+def draw_runs(folders: list[Path], path: Path) -> Path:
+    """Draw several runs side by side into a new file `path`: accuracy by epoch and by work, residuals, timings.
+
+    Raises `InputError` when one is not the folder of a run with a finished epoch, or `path` exists.
+    """
+    if path.exists():
+        raise InputError(f"{path} exists, and was not touched; choose another --output")
+    runs = {}
+    for folder in folders:
+        records = read_records(folder / METRICS)
+        if not epoch_records(records):
+            raise InputError(f"{folder / METRICS} holds no finished epoch: there is nothing to plot yet")
+        runs[folder.name if folder.name not in runs else str(folder)] = records
+    figure, (by_epoch, by_work, residuals, timing) = new_figure(4)
+    for name, records in runs.items():
+        epochs = epoch_records(records)
+        accuracy = [record["test_accuracy"] for record in epochs]
+        numbers = [record["epoch"] for record in epochs]
+        before = sum(record.get("work_units", 0.0) for record in records if record["kind"] == "nested")
+        work = list(accumulate((record.get("work_units", 0.0) for record in epochs), initial=before))[1:]
+        by_epoch.plot(numbers, accuracy, marker=".", label=name)
+        by_work.plot(work, accuracy, marker=".", label=name)
+        last = [(record["forward_residuals"] or [None])[-1] for record in epochs]
+        residuals.plot(numbers, [math.nan if norm is None else norm for norm in last], marker=".", label=name)
+    _stacked(timing, list(runs), [total_seconds(records) for records in runs.values()])
+    by_epoch.set(xlabel="epoch", ylabel="test accuracy")
+    by_work.set(xlabel="work: gradients of the whole network", ylabel="test accuracy")
+    residuals.set(xlabel="epoch", ylabel="forward residual before the last cycle", yscale="log")
+    timing.set(ylabel="seconds, all epochs")
+    by_epoch.legend(fontsize="small")
+    for axis in (by_epoch, by_work, residuals):
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+    return path

@@ -1,7 +1,7 @@
 """What a recipe is: a network, a data set, and options that work."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,16 +21,23 @@ class Problem:
         network: maps inputs `[batch, ...]` to class scores `[batch, classes]`.
         dataset: inputs and labels.
         loss: (scores, labels) → mean loss, a scalar.
+        seconds: what it took to prepare the data, by part, such as "disk" and "encoder".
     """
 
     network: nn.Module
     dataset: Dataset
     loss: Callable[[Tensor, Tensor], Tensor] = nn.functional.cross_entropy
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def propagated(self) -> list[Propagated]:
         """The parts of `network` that are solved, in order: their solver is exchanged, their solves are recorded."""
-        return [module for module in self.network.modules() if isinstance(module, Propagated)]
+        return propagated_parts(self.network)
+
+
+def propagated_parts(*networks: nn.Module) -> list[Propagated]:
+    """The parts of `networks` that are solved, in order."""
+    return [module for network in networks for module in network.modules() if isinstance(module, Propagated)]
 
 
 @dataclass(frozen=True, kw_only=True)

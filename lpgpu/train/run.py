@@ -2,7 +2,8 @@
 
 config.json       recipe, options, versions
 metrics.jsonl     one object per epoch, then a summary
-checkpoint.pt     all that is needed to continue after the last finished epoch
+tensorboard/      the same for TensorBoard, where that is installed
+checkpoint.pt     all that is needed to continue, written after every epoch or more often
 *.png             plots
 """
 
@@ -23,7 +24,7 @@ from lpgpu.train.recipe import Recipe
 from lpgpu.train.recipes import find_recipe
 
 # What a resumed run may change: where it computes and how long. All else would make it another run.
-CHANGEABLE = ("epochs", "device", "data_dir")
+CHANGEABLE = ("epochs", "device", "data_dir", "checkpoint_every")
 
 
 @dataclass(frozen=True)

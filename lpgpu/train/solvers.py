@@ -1,14 +1,16 @@
 """What training does with a network's solvers besides training: exact inference, and a look at their convergence."""
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 
+import torch
 from torch import Tensor
 
-from lpgpu import MGRIT, LayerParallel, Serial, SolveResult
+from lpgpu import MGRIT, DivergenceWarning, LayerParallel, Serial, SolveResult
 from lpgpu.train.recipe import Problem, Propagated
 
 
@@ -23,6 +25,15 @@ def using_solver(parts: Iterable[Propagated], solver: MGRIT | Serial) -> Iterato
     finally:
         for part, own in before:
             part.solver = own
+
+
+@contextmanager
+def probing(parts: Iterable[Propagated], solver: MGRIT | Serial, device: torch.device) -> Iterator[None]:
+    """As `using_solver`, and leaving no trace: random states come back, and a divergence, expected here, is no news."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices), warnings.catch_warnings(), using_solver(parts, solver):
+        warnings.simplefilter("ignore", DivergenceWarning)
+        yield
 
 
 @dataclass(frozen=True)

@@ -2,76 +2,89 @@
 
 import random
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lpgpu import MGRIT, LayerParallel, Serial
-from lpgpu.profiling import Timings
-from lpgpu.train.errors import TrainingDivergedError
-from lpgpu.train.metrics import Record, RunningMean, mean_history
+from lpgpu.nn.gradients import clip_grad_norm_
+from lpgpu.train.control import Moment, Probe, control_of
+from lpgpu.train.errors import InputError, TrainingDivergedError
+from lpgpu.train.measures import Measures
+from lpgpu.train.metrics import Record, RunningMean
+from lpgpu.train.mgopt import MGOPT
 from lpgpu.train.networks import ODEOptions
+from lpgpu.train.optimizers import optimizer_of
 from lpgpu.train.options import TrainOptions
-from lpgpu.train.recipe import Problem, Recipe
+from lpgpu.train.recipe import Problem, Recipe, propagated_parts
 from lpgpu.train.regularization import depth_smoothness, tikhonov
-from lpgpu.train.solvers import latest_solves, using_solver
+from lpgpu.train.schedulers import scheduler_of, step_scheduler
+from lpgpu.train.solvers import latest_solves, probing, using_solver
+from lpgpu.train.transfer import coarse_layers
 
 
 class Trainer:
-    """A problem on its device, its optimizer, the order of its examples, and the number of epochs behind it."""
+    """A problem on its device, all that trains it, and the epoch under way.
 
-    def __init__(self, recipe: Recipe, options: TrainOptions):
+    Attributes:
+        level: 0, or which coarser network of nested iteration this is; `depth`: its layers over those of level 0.
+        epoch: epochs finished; `measures`: of the one under way.
+    """
+
+    def __init__(self, recipe: Recipe, options: TrainOptions, *, level: int = 0, depth: float = 1.0):
         seed_everything(options.seed)
-        self.options = options
+        self.options, self.level, self.depth = options, level, depth
         self.device = options.torch_device()
         self.problem: Problem = recipe.build(options)
         self.network = self.problem.network.to(self.device)
         self.data = self.problem.dataset.to(self.device)
-        for part in self.problem.propagated:
+        self.mgopt = self._mgopt(recipe, options) if isinstance(options, ODEOptions) and options.mgopt else None
+        for part in self.problem.propagated if self.mgopt is None else propagated_parts(*self.mgopt.networks):
             part.register_forward_pre_hook(_refuse_non_finite)
-        self.optimizer = _optimizer(options, self.network)
-        self.shuffle = torch.Generator().manual_seed(options.seed)
+        self.optimizer = self.mgopt or optimizer_of(options, self.network.parameters())
+        name, arguments = options.scheduler, options.scheduler_options
+        self.scheduler = None if name == "none" else scheduler_of(name, arguments, self.optimizer)
+        self.control = control_of(options, options.layer_solver())
         self.epoch = 0
+        self.measures = Measures(self.device)
+        self._shuffle, self._drawn = torch.Generator().manual_seed(options.seed), 0
+
+    @property
+    def batch_size(self) -> int:
+        """Examples per step."""
+        examples = len(self.data.train_labels)
+        return examples if self.options.optimizer == "lbfgs" else min(self.options.batch_size, examples)
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches in one pass over the training set; the last may be smaller."""
-        return -(-len(self.data.train_labels) // self.options.batch_size)
+        return -(-len(self.data.train_labels) // self.batch_size)
 
     def run_epoch(self, on_step: Callable[[RunningMean], None]) -> Record:
-        """Train for one epoch, test, and return what was measured; `on_step` is called after every batch.
+        """Train to the end of the epoch, test, and return what was measured; `on_step` is called after every batch.
 
         Raises `TrainingDivergedError` when the loss is not finite.
         """
-        timings, running = Timings(self.device), RunningMean(self.device)
-        solves = []  # their residuals are read only after the last step: on a GPU, reading a residual waits for it
+        measures = self.measures
         self.network.train()
-        for inputs, labels in self._batches(timings):
-            self._step(inputs, labels, timings, running)
-            solves.append(latest_solves(self.problem.propagated))
-            on_step(running)
-        train_loss, train_accuracy = running.values()
-        with timings("evaluation"):
+        for inputs, labels in self._batches():
+            self._step(inputs, labels)
+            on_step(measures.running)
+        with measures.timings("evaluation"):
             test_loss, test_accuracy = self.evaluate()
+            serial = self.evaluate_with(Serial()) if self.options.check_serial else None
+        record = {"test_loss": test_loss, "test_accuracy": test_accuracy, **measures.record()}
+        if serial is not None:
+            record |= {"test_loss_serial": serial[0], "test_accuracy_serial": serial[1]}
+        record["learning_rate"] = self.learning_rate
         self.epoch += 1
-        for group in self.optimizer.param_groups:
-            group["lr"] *= self.options.decay
-        return {
-            "kind": "epoch",
-            "epoch": self.epoch,
-            "train_loss": train_loss,
-            "train_accuracy": train_accuracy,
-            "test_loss": test_loss,
-            "test_accuracy": test_accuracy,
-            "forward_residuals": mean_history(forward.residual_norms for forward, _ in solves),
-            "adjoint_residuals": mean_history(adjoint.residual_norms for _, adjoint in solves),
-            "forward_evaluations": solves[-1][0].evaluations,
-            "adjoint_evaluations": solves[-1][1].evaluations,
-            "forward_depth": solves[-1][0].sequential_depth,
-            "adjoint_depth": solves[-1][1].sequential_depth,
-            "seconds": timings.seconds(),
-        }
+        self._end_epoch(record["train_loss"])
+        level = {"level": self.level} if self.level else {}
+        return {"kind": "nested" if self.level else "epoch", **level, "epoch": self.epoch, **record}
 
     @torch.no_grad()
     def evaluate(self) -> tuple[float, float]:
@@ -80,8 +93,10 @@ class Trainer:
         self.network.eval()
         size = self.options.batch_size
         for inputs, labels in zip(self.data.test_inputs.split(size), self.data.test_labels.split(size), strict=True):
-            scores = self.network(inputs)
-            running.add(self.problem.loss(scores, labels), scores, labels)
+            with self._autocast():
+                scores = self.network(inputs.to(self.device))
+                loss = self.problem.loss(scores, labels)
+            running.add(loss, scores, labels)
         return running.values()
 
     def evaluate_with(self, solver: MGRIT | Serial) -> tuple[float, float]:
@@ -91,40 +106,196 @@ class Trainer:
 
     def first_batch(self) -> tuple[Tensor, Tensor]:
         """Inputs and labels of the first training examples, in the order of the data set."""
-        size = self.options.batch_size
-        return self.data.train_inputs[:size], self.data.train_labels[:size]
+        size = self.batch_size
+        return self.data.train_inputs[:size].to(self.device), self.data.train_labels[:size]
 
-    def _batches(self, timings: Timings) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(self.data.train_labels), generator=self.shuffle).to(self.device)
-        for chosen in order.split(self.options.batch_size):
-            with timings("data"):
-                batch = self.data.train_inputs[chosen], self.data.train_labels[chosen]
-            yield batch
+    def check_finite(self) -> None:
+        """Raise `TrainingDivergedError` where the loss or a weight is no longer finite; it waits for the device."""
+        self.measures.running.values()
+        if not all(theta.isfinite().all() for theta in self.network.parameters()):
+            raise TrainingDivergedError("there are weights that are not finite: try a smaller --learning-rate")
 
-    def _step(self, inputs: Tensor, labels: Tensor, timings: Timings, running: RunningMean) -> None:
-        with timings("forward"):
-            scores = self.network(inputs)
-            loss = self.problem.loss(scores, labels)
-            objective = loss + self._penalty()
-        with timings("backward"):
-            self.optimizer.zero_grad(set_to_none=True)
-            objective.backward()
-        with timings("optimizer"):
-            self.optimizer.step()
-        running.add(loss, scores, labels)
+    @property
+    def learning_rate(self) -> float:
+        """α of the next step."""
+        return float(self.optimizer.param_groups[0]["lr"])
 
-    def _penalty(self) -> Tensor | float:
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes while it trains."""
+        return {
+            "level": self.level,
+            "epoch": self.epoch,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "control": self.control.state_dict(),
+            "measures": self.measures.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned. Raises RuntimeError, ValueError or KeyError where it does not fit."""
+        if state["level"] != self.level:
+            raise ValueError(f"it is of level {state['level']} of nested iteration, not of {self.level}")
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.control.load_state_dict(state["control"])
+        self.epoch = state["epoch"]
+        self.measures = Measures(self.device)
+        self.measures.load_state_dict(state["measures"])
+        self._use(self.control.solver)
+
+    def gradient_with(self, solver: MGRIT | Serial, inputs: Tensor, labels: Tensor) -> Probe:
+        """The objective's gradient on a batch with `solver`; weights, random state and gradients stay as they are."""
+        with probing(self.problem.propagated, solver, self.device):
+            self._closure(inputs, labels)(self.network)
+            gradient = torch.cat(
+                [theta.grad.flatten() for theta in self.network.parameters() if theta.grad is not None]
+            )
+            forward, adjoint = latest_solves(self.problem.propagated)
+        self.optimizer.zero_grad(set_to_none=True)
+        return Probe(gradient, forward, adjoint)
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Those of this epoch that are still to come; their order follows from the seed and the epoch alone."""
+        for chosen in self._order().split(self.batch_size)[self.measures.batches :]:
+            with self.measures.timings("disk" if self.data.on_disk else "data"):
+                where = chosen.to(self.data.train_inputs.device)
+                inputs = self.data.train_inputs[where].to(self.device)
+                labels = self.data.train_labels[chosen.to(self.device)]
+            yield inputs, labels
+
+    def _order(self) -> Tensor:
+        """Where the examples of this epoch lie: for epoch e, the e-th permutation drawn from the seed."""
+        if self._drawn > self.epoch:
+            self._shuffle, self._drawn = torch.Generator().manual_seed(self.options.seed), 0
+        order = torch.empty(0, dtype=torch.int64)
+        while self._drawn <= self.epoch:
+            order = torch.randperm(len(self.data.train_labels), generator=self._shuffle)
+            self._drawn += 1
+        return order
+
+    def _step(self, inputs: Tensor, labels: Tensor) -> None:
+        measures = self.measures
+        self._control(inputs, labels)
+        first: list[Tensor] = []  # loss and scores before the step, whatever else the optimizer evaluates
+        closure = self._closure(inputs, labels, first)
+        evaluations = [0]
+
+        def counted(network: nn.Module = self.network) -> Tensor:
+            evaluations[0] += 1
+            return closure(network)
+
+        step: Callable[..., Any] = self.optimizer.step
+        with measures.timings("optimizer"):
+            if self.mgopt is not None or self.options.optimizer == "lbfgs":
+                step(counted)
+            else:
+                counted()
+                step()
+        measures.running.add(first[0], first[1], labels)
+        measures.add_solves(*latest_solves(self.problem.propagated))
+        measures.work += self.depth * (evaluations[0] if self.mgopt is None else self._mgopt_work(self.mgopt))
+        measures.batches += 1
+        if self.scheduler is not None and self.options.scheduler_every == "batch":
+            step_scheduler(self.scheduler, first[0])
+
+    def _closure(
+        self, inputs: Tensor, labels: Tensor, first: list[Tensor] | None = None
+    ) -> Callable[[nn.Module], Tensor]:
+        """network → its objective on a batch, and, where gradients are enabled, the gradient in its parameters."""
+        timings = self.measures.timings
+
+        def closure(network: nn.Module) -> Tensor:
+            network.zero_grad(set_to_none=True)
+            with timings("forward"):
+                with self._autocast():
+                    scores = network(inputs)
+                    loss = self.problem.loss(scores, labels)
+                objective = loss + self._penalty(network)
+            if first is not None and not first:
+                first.extend((loss.detach(), scores.detach()))
+            if torch.is_grad_enabled():
+                with timings("backward"):
+                    objective.backward()
+                if self.options.clip:
+                    clip_grad_norm_(network, self.options.clip)
+            return objective
+
+        return closure
+
+    def _control(self, inputs: Tensor, labels: Tensor) -> None:
+        """Let the iteration control choose the solver of this step."""
+
+        def probe(solver: MGRIT | Serial) -> Probe:
+            self.measures.work += self.depth
+            return self.gradient_with(solver, inputs, labels)
+
+        steps = self.steps_per_epoch
+        moment = Moment(
+            step=self.epoch * steps + self.measures.batches,
+            steps=self.options.epochs * steps,
+            learning_rate=self.learning_rate,
+            probe=probe,
+        )
+        decision = self.control.before_step(moment)
+        if decision is not None:
+            self.measures.decisions.append(decision)
+            self._use(self.control.solver)
+
+    def _use(self, solver: MGRIT | Serial) -> None:
+        for part in self.problem.propagated:
+            part.solver = solver
+
+    def _end_epoch(self, train_loss: float) -> None:
+        self.measures = Measures(self.device)
+        if self.scheduler is None:
+            for group in self.optimizer.param_groups:
+                group["lr"] *= self.options.decay
+        elif self.options.scheduler_every == "epoch":
+            step_scheduler(self.scheduler, train_loss)
+
+    def _autocast(self) -> AbstractContextManager:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.options.amp else nullcontext()
+
+    def _penalty(self, network: nn.Module) -> Tensor | float:
         options, penalty = self.options, 0.0
         if options.tikhonov:
-            penalty += options.tikhonov * tikhonov(self.network.parameters())
+            penalty += options.tikhonov * tikhonov(network.parameters())
         if isinstance(options, ODEOptions) and options.smoothness:
-            for part in self.problem.propagated:
+            for part in propagated_parts(network):
                 if isinstance(part, LayerParallel):
                     penalty += options.smoothness * depth_smoothness(part.parameters(), part.dt)
         return penalty
 
+    def _mgopt(self, recipe: Recipe, options: ODEOptions) -> MGOPT:
+        """MG/OPT on this network and `options.mgopt` coarser ones."""
+        networks = [self.network]
+        for level in range(1, options.mgopt + 1):
+            layers = coarse_layers(options.layers, options.nested_coarsening, level)
+            if layers < 2:
+                raise InputError(f"mgopt is {options.mgopt}, but level {level} would have {layers} layer; take less")
+            networks.append(recipe.build(replace(options, layers=layers)).network.to(self.device))
+        before, after, coarsest = options.mgopt_steps
+        return MGOPT(
+            networks,
+            lambda groups: optimizer_of(options, groups),
+            coarsening=options.nested_coarsening,
+            transfer=options.transfer,
+            before=before,
+            after=after,
+            coarsest=coarsest,
+        )
 
-def _refuse_non_finite(part: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def _mgopt_work(self, mgopt: MGOPT) -> float:
+        """Gradients of the finest network that the latest step was worth; an objective alone is half of one."""
+        layers = [sum(part.num_steps for part in propagated_parts(net)) for net in mgopt.networks]  # pyright: ignore
+        counts = zip(mgopt.gradients, mgopt.values, layers, strict=True)
+        return sum((gradients + 0.5 * values) * n / layers[0] for gradients, values, n in counts)
+
+
+def _refuse_non_finite(part: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     """Call diverged training by its name, before the layers refuse its states as bad input (a GPU never looks)."""
     if inputs[0].device.type == "cpu" and not inputs[0].isfinite().all():
         raise TrainingDivergedError("the states that enter the layers are not finite: try a smaller --learning-rate")
@@ -135,9 +306,3 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)  # NumPy takes 32 bits
-
-
-def _optimizer(options: TrainOptions, network: torch.nn.Module) -> torch.optim.Optimizer:
-    if options.optimizer == "adam":
-        return torch.optim.Adam(network.parameters(), lr=options.learning_rate)
-    return torch.optim.SGD(network.parameters(), lr=options.learning_rate, momentum=0.9)

@@ -24,7 +24,7 @@ def test_help_explains_every_option_with_its_default(name: str, capsys: pytest.C
         main(["train", name, "--help"])
     assert done.value.code == 0
     _, *entries = capsys.readouterr().out.split("\n  --")
-    helps = {entry.split()[0]: " ".join(entry.split()) for entry in entries}
+    helps = {entry.split()[0].rstrip(","): " ".join(entry.split()) for entry in entries}
     defaults = RECIPES[name].defaults
     for field in dataclasses.fields(defaults):
         text = helps[field.name.replace("_", "-")]
@@ -51,6 +51,17 @@ def test_options_reach_the_run(tmp_path: Path):
     assert (options["seed"], options["solver"], options["learning_rate"]) == (7, "serial", 0.02)
 
 
+def test_bare_options_and_switches(tmp_path: Path):
+    small = ["--epochs=1", "--batch-size=5000", "--layers=8", "--channels=2", "--solver=serial", "--device=cpu"]
+    words = ["--nested", "--nested-epochs=2,1", "--mgopt-steps", "1,0,2", "--amp", "--run-dir", str(tmp_path / "run")]
+    assert main(["train", "peaks", *small, *words]) == 0
+    options = json.loads((tmp_path / "run" / "config.json").read_text())["options"]
+    assert (options["nested"], options["nested_epochs"], options["mgopt_steps"]) == (64, [2, 1], [1, 0, 2])
+    assert options["amp"] is True and options["check_serial"] is False
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["level"] for record in records if record["kind"] == "nested"] == [2, 2, 1]
+
+
 def test_resume_by_command_line(tmp_path: Path, capsys: pytest.CaptureFixture):
     run_dir = tmp_path / "run"
     assert main(["train", "digits", *TINY, "--run-dir", str(run_dir)]) == 0
@@ -60,6 +71,19 @@ def test_resume_by_command_line(tmp_path: Path, capsys: pytest.CaptureFixture):
     capsys.readouterr()
     assert main(["plot", str(run_dir)]) == 0
     assert str(run_dir / "curves.png") in capsys.readouterr().out
+
+
+def test_plot_of_several_runs_is_one_new_file(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, solver in (("a", "serial"), ("b", "mgrit")):
+        assert main(["train", "digits", *TINY, "--solver", solver, "--run-dir", name]) == 0
+    capsys.readouterr()
+    assert main(["plot", "a", "b"]) == 0
+    assert capsys.readouterr().out == "runs.png\n" and Path("runs.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["plot", "a", "b"]) == 2
+    assert "runs.png exists, and was not touched" in capsys.readouterr().err
+    assert main(["plot", "a", "nowhere", "--output", "c.png"]) == 2
+    assert not Path("c.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -86,7 +110,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "cifar"], "'digits', 'peaks', 'seq-digits', 'uci-har'"),
+        (["train", "cifar"], ", ".join(map(repr, RECIPES))),
         (["train", "digits", "--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
         (["train", "digits", "--coarsening", "4,x"], "argument --coarsening: invalid int_per_level value: '4,x'"),
         (["train", "digits", "--solver", "exact"], "'mgrit', 'serial'"),

@@ -6,6 +6,7 @@ import os
 import pytest
 import torch
 
+from lpgpu.kernels.devices import shared_limit
 from lpgpu.kernels.implicit_gru import capacity
 from lpgpu.kernels.implicit_gru.capacity import tier
 
@@ -36,7 +37,7 @@ def test_w_stays_on_chip_where_it_fits(width, dtype, precision, arch, kind, padd
     chosen = tier(width, dtype, arch, precision=precision, kind=kind)
     assert chosen.kind == ("tiled" if padded is None else "resident"), chosen.reason
     if padded is not None:
-        assert chosen.padded_width == padded and chosen.shared_bytes <= capacity.shared_limit(arch)
+        assert chosen.padded_width == padded and chosen.shared_bytes <= shared_limit(arch)
     assert "\n" not in chosen.reason and any(digit in chosen.reason for digit in str(width) + "W")
 
 
@@ -55,7 +56,7 @@ def test_more_terms_never_take_more_memory_than_there_is() -> None:
             for corrected in (False, True):
                 for kind in ("forward", "adjoint", "recomputed"):
                     chosen = tier(width, BF16, arch, kind=kind, corrected=corrected, right_hand_side=True)
-                    assert chosen.shared_bytes <= capacity.shared_limit(arch)
+                    assert chosen.shared_bytes <= shared_limit(arch)
 
 
 def test_recomputation_is_preferred_only_where_memory_is_short() -> None:

@@ -31,8 +31,7 @@ def test_everything_random_comes_back(tmp_path: Path):
     save_checkpoint(tmp_path / "checkpoint.pt", trainer, {})
 
     def draws():
-        drawn = torch.rand(3), torch.randperm(9, generator=trainer.shuffle)
-        return [*(tensor.tolist() for tensor in drawn), random.random(), np.random.random()]
+        return [torch.rand(3).tolist(), random.random(), np.random.random()]
 
     first = draws()
     load_checkpoint(tmp_path / "checkpoint.pt", trainer)

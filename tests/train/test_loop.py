@@ -3,46 +3,21 @@
 import dataclasses
 import json
 import math
+import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
 
-from lpgpu import MGRIT, Serial
+from lpgpu import GRU, MGRIT, LayerParallel, Serial
+from lpgpu.nn import ConvBlock
 from lpgpu.train import InputError, ODEOptions, Run, TrainingDivergedError, draw_plots, find_recipe, train
 from lpgpu.train.metrics import read_records
 from lpgpu.train.trainer import Trainer
-from tests.train.helpers import tiny_run
+from tests.train.helpers import InterruptAtStep, network_of, tiny_run, without_seconds
 
 PNG = b"\x89PNG\r\n\x1a\n"
-
-
-@pytest.fixture
-def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plots take longer than tiny runs."""
-    monkeypatch.setattr("lpgpu.train.loop.draw_plots", lambda folder: [])
-
-
-def network_of(run: Run) -> dict[str, torch.Tensor]:
-    return torch.load(run.checkpoint, weights_only=True)["network"]
-
-
-def without_seconds(record: dict) -> dict:
-    return {name: value for name, value in record.items() if name != "seconds"}
-
-
-class InterruptAtStep:
-    """Makes the n-th training step raise KeyboardInterrupt."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, step: int):
-        self.left, self.original = step, Trainer._step
-        monkeypatch.setattr(Trainer, "_step", lambda trainer, *rest: self(trainer, *rest))
-
-    def __call__(self, trainer: Trainer, *rest) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-        self.original(trainer, *rest)
 
 
 @pytest.mark.parametrize("recipe", ["digits", "peaks", "seq-digits"])
@@ -149,10 +124,10 @@ def test_fewer_epochs_than_are_done(tmp_path: Path):
 
 
 @pytest.mark.filterwarnings("ignore::lpgpu.DivergenceWarning")
-@pytest.mark.parametrize("learning_rate", [1e12, 1e38])
+@pytest.mark.parametrize(("learning_rate", "every"), [(1e12, 0), (1e38, 0), (1e38, 1)])
 @pytest.mark.usefixtures("no_plots")
-def test_diverging_training_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path, learning_rate: float):
-    run = tiny_run(tmp_path / "run", epochs=3, optimizer="sgd", learning_rate=learning_rate)
+def test_diverging_training_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path, learning_rate: float, every: int):
+    run = tiny_run(tmp_path / "run", epochs=3, optimizer="sgd", learning_rate=learning_rate, checkpoint_every=every)
     with pytest.raises(TrainingDivergedError, match="try a smaller --learning-rate"):
         train(run)
     assert all(value.isfinite().all() for value in network_of(run).values())
@@ -215,3 +190,96 @@ def test_full_batch_is_one_step_and_a_small_last_batch_counts():
         record = trainer.run_epoch(seen.append)
         assert len(seen) == steps
         assert math.isfinite(record["test_loss"])
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_amp_trains_in_bf16_around_layers_that_keep_their_precision(tmp_path: Path):
+    run = tiny_run(tmp_path / "run", epochs=1, amp=True, batch_size=100)
+    trainer = Trainer(run.recipe, run.options)
+    seen: dict[str, set[torch.dtype]] = {"head": set(), "layers": set()}
+    _, layers, head = trainer.network  # pyright: ignore[reportGeneralTypeIssues]
+    layers.register_forward_hook(lambda module, inputs, out: seen["layers"].add(out.dtype))
+    head.register_forward_hook(lambda module, inputs, out: seen["head"].add(out.dtype))
+    record = trainer.run_epoch(lambda _: None)
+    assert seen == {"head": {torch.bfloat16}, "layers": {torch.float32}}
+    assert all(theta.dtype == torch.float32 for theta in trainer.network.parameters())
+    plain = Trainer(run.recipe, dataclasses.replace(run.options, amp=False)).run_epoch(lambda _: None)
+    assert record["train_loss"] != plain["train_loss"]
+    assert record["train_loss"] == pytest.approx(plain["train_loss"], rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["layers", "gru"])
+def test_under_autocast_propagated_parts_compute_in_their_own_precision(kind: str):
+    if kind == "layers":
+        net, x = LayerParallel(None, lambda: ConvBlock(2), 8, 1.0), torch.randn(3, 2, 4, 4).bfloat16()
+    else:
+        net, x = GRU(3, 4), torch.randn(16, 2, 3).bfloat16()
+    expected = net(x.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        came = net(x)
+    for a, b in zip((came,) if kind == "layers" else came, (expected,) if kind == "layers" else expected, strict=True):
+        assert a.dtype == torch.float32 and torch.equal(a, b)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError):
+        net(x.double())  # not of autocast's making
+
+
+def test_lbfgs_is_full_batch_and_goes_down():
+    options = ODEOptions(layers=4, channels=3, device="cpu", batch_size=10, optimizer="lbfgs", learning_rate=1.0)
+    trainer = Trainer(find_recipe("peaks"), options)
+    assert trainer.steps_per_epoch == 1
+    records = [trainer.run_epoch(lambda _: None) for _ in range(4)]
+    losses = [record["train_loss"] for record in records]
+    assert losses == sorted(losses, reverse=True)
+    assert all(record["work_units"] >= 1 for record in records)
+
+
+def test_clipping_bounds_the_step():
+    options = ODEOptions(
+        layers=4, channels=3, device="cpu", batch_size=5000, optimizer="sgd", learning_rate=1.0, clip=1e-3, momentum=0.0
+    )
+    trainer = Trainer(find_recipe("peaks"), options)
+    before = [theta.detach().clone() for theta in trainer.network.parameters()]
+    trainer.run_epoch(lambda _: None)
+    moved = torch.cat([(a - b).flatten() for a, b in zip(trainer.network.parameters(), before, strict=True)])
+    assert torch.linalg.vector_norm(moved).item() == pytest.approx(1e-3, rel=1e-2)
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_tensorboard_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    written: list[tuple[str, float, int]] = []
+
+    class SummaryWriter:
+        def __init__(self, folder: str, purge_step: int):
+            assert folder == str(tmp_path / "run" / "tensorboard" / "training") and purge_step == 1
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            written.append((name, value, step))
+
+        def flush(self) -> None: ...
+
+        def close(self) -> None: ...
+
+    package = types.ModuleType("torch.utils.tensorboard")
+    package.SummaryWriter = SummaryWriter  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", package)
+    run = tiny_run(tmp_path / "run")
+    train(run)
+    first = read_records(run.metrics)[0]
+    assert ("train_loss", first["train_loss"], 1) in written and (
+        "seconds/forward",
+        first["seconds"]["forward"],
+        1,
+    ) in written
+    assert {step for _, _, step in written} == {1, 2}
+
+
+def test_order_of_examples_follows_from_seed_and_epoch_alone():
+    def order(seed: int, epoch: int) -> list[int]:
+        trainer = Trainer(find_recipe("digits"), ODEOptions(layers=2, channels=1, device="cpu", seed=seed))
+        trainer.epoch = epoch
+        return torch.cat([labels for _, labels in trainer._batches()]).tolist()
+
+    first = order(0, 0)
+    torch.rand(3)
+    assert order(0, 0) == first
+    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4

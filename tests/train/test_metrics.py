@@ -48,6 +48,17 @@ def test_keeping_epochs_drops_later_ones_and_the_summary(tmp_path: Path):
     assert total_seconds(read_records(path)) == {"forward": 3.0, "data": 0.5}
 
 
+@pytest.mark.parametrize(("level", "last", "kept"), [(2, 1, 1), (2, 2, 2), (1, 1, 3), (0, 0, 4), (0, 1, 5)])
+def test_keeping_epochs_of_nested_iteration(tmp_path: Path, level: int, last: int, kept: int):
+    path = tmp_path / "metrics.jsonl"
+    done = [("nested", 2, 1), ("nested", 2, 2), ("nested", 1, 1), ("nested", 1, 2), ("epoch", 0, 1), ("epoch", 0, 2)]
+    for kind, of_level, epoch in done:
+        append_record(path, {"kind": kind, "epoch": epoch, **({"level": of_level} if of_level else {})})
+    keep_epochs(path, last, level)
+    came = [(r["kind"], r.get("level", 0), r["epoch"]) for r in read_records(path)]
+    assert came == done[:kept]
+
+
 def test_a_line_cut_off_at_the_end_is_left_out(tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
     write_epochs(path, 2)

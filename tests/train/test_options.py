@@ -9,6 +9,7 @@ import torch
 from lpgpu import MGRIT, Serial
 from lpgpu.train import GRUOptions, InputError, ODEOptions, TrainOptions
 from lpgpu.train.options import int_per_level, word_per_level
+from lpgpu.train.schedulers import scheduler_of, step_scheduler
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,7 @@ from lpgpu.train.options import int_per_level, word_per_level
         ("learning_rate", float("nan"), "learning_rate is nan; expected a finite number > 0"),
         ("tikhonov", -1e-9, "tikhonov is -1e-09; expected a finite number ≥ 0"),
         ("solver", "exact", "solver is 'exact'; expected one of mgrit, serial"),
-        ("optimizer", "lbfgs", "optimizer is 'lbfgs'; expected one of adam, sgd"),
+        ("optimizer", "lion", "optimizer is 'lion'; expected one of adam, adamw, sgd, lbfgs"),
         ("coarsening", 1, "coarsening is 1; expected at least 2"),
         ("coarsening", "4", "coarsening is '4'; expected an integer or several"),
         ("coarsening", (4, 1), "coarsening is 1; expected at least 2"),
@@ -33,6 +34,14 @@ from lpgpu.train.options import int_per_level, word_per_level
         ("levels", 0, "levels is 0; expected at least 1"),
         ("iterations", -1, "iterations is -1; expected at least 0"),
         ("relaxation", "C", "relaxation is 'C'; expected 'F' or 'FCF'"),
+        ("amp", 1, "amp is 1; expected True or False"),
+        ("scheduler", "Cosine", "scheduler is 'Cosine'; expected none, or a class of torch.optim.lr_scheduler"),
+        ("scheduler", "LRScheduler", "scheduler is 'LRScheduler'; expected none"),
+        ("scheduler", "StepLR", "StepLR cannot be made with scheduler_options ''"),
+        ("scheduler", "LambdaLR", "LambdaLR cannot be made with scheduler_options ''"),
+        ("scheduler_options", "gamma=1", "but there is no scheduler; name it with --scheduler"),
+        ("control", "clever", "control is 'clever'; expected one of fixed, adaptive, bias-budget"),
+        ("checkpoint_every", -1, "checkpoint_every is -1; expected an integer ≥ 0"),
         ("device", "gpu", "device is 'gpu'; expected auto, cpu, cuda"),
         ("device", "meta", "device is 'meta'; expected auto, cpu or cuda"),
         ("device", "cuda:99", "device is 'cuda:99', but PyTorch sees"),
@@ -72,6 +81,27 @@ def test_one_value_or_one_per_level():
             int_per_level(text)
     solver = TrainOptions(coarsening=(16, 4), relaxation=("FCF", "F"), delta="none").layer_solver()
     assert solver == MGRIT(coarsening=(16, 4), relaxation=("FCF", "F"), delta="none")
+
+
+@pytest.mark.parametrize("text", ["step_size", "2", "step_size=2,,", "step_size=(", "step_size=open('x')"])
+def test_scheduler_options_that_are_none(text: str):
+    with pytest.raises(InputError, match="StepLR cannot be made with scheduler_options"):
+        TrainOptions(scheduler="StepLR", scheduler_options=text)
+
+
+def test_schedulers_are_pytorchs():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = scheduler_of("StepLR", "step_size=2, gamma=0.1", optimizer)
+    rates = []
+    for _ in range(4):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        step_scheduler(scheduler, 1.0)
+    assert rates == pytest.approx([1.0, 1.0, 0.1, 0.1])
+    plateau = scheduler_of("ReduceLROnPlateau", "mode=min,factor=0.5,patience=0", optimizer)
+    for loss in (torch.tensor(1.0), torch.tensor(2.0)):
+        step_scheduler(plateau, loss)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.005)
 
 
 def test_solver_is_built_from_the_options():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lpgpu.kernels import implicit_gru
+from lpgpu.kernels.devices import arch_of
 from lpgpu.kernels.implicit_gru import capacity
 from lpgpu.kernels.precision import dot_precision
 from lpgpu.kernels.sweep import Sweep
@@ -24,7 +25,7 @@ WIDTHS = pytest.mark.parametrize("width", [20, 64, 100, 128, 200])
 @pytest.mark.parametrize("terms", [False, True])
 def test_sweep(width: int, dtype: torch.dtype, formulation: str, way: str, terms: bool) -> None:
     case = Case(batch=37, width=width, formulation=formulation, dtype=dtype, device="cuda", order="spread")
-    arch = capacity.arch_of(torch.device("cuda", torch.cuda.current_device()))
+    arch = arch_of(torch.device("cuda", torch.cuda.current_device()))
     kind = "forward" if way == "forward" else "adjoint" if way == "adjoint" else "recomputed"
     chosen = capacity.tier(
         width, dtype, arch, precision=dot_precision(dtype), kind=kind, corrected=terms, right_hand_side=terms

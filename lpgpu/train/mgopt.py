@@ -1,0 +1,223 @@
+"""MG/OPT: multigrid on the optimisation, over the depth of the network (S. Nash 2000; von Planta et al. 2021).
+
+One cycle from x_h on level h, the coarse network being that of every m-th layer:
+
+    smooth:      x_h ← a step of the smoother with ∇f_h − v_h,  v of the finest level being 0
+    restrict:    x_H = R x_h,   v_H = ∇f_H(x_H) − Pᵀ(∇f_h(x_h) − v_h)
+    recursion:   decrease f_H(x) − ⟨v_H, x⟩ from x_H, whose gradient there is exactly Pᵀ(∇f_h − v_h); it ends in y_H
+    correct:     x_h ← x_h + α P(y_H − x_H),  α = 1, ½, ¼, … until f falls by c α |⟨∇f_h − v_h, P(y_H − x_H)⟩| (Armijo)
+    smooth once more
+
+The smoother is any optimizer of PyTorch. Its momentum, a mean of gradients, goes down as they do, with Pᵀ, and comes
+back as the weights do: what the coarse level changed, times α, scaled by Δt_h/Δt_H.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lpgpu.train.transfer import Interpolation, Tensors, Transfer
+
+MOMENTUM = ("momentum_buffer", "exp_avg")
+
+Closure = Callable[[nn.Module], Tensor]
+
+
+class MGOPT(torch.optim.Optimizer):
+    """MG/OPT on networks of one kind, finest first, each with ⌈N/m⌉ of the layers of the one before.
+
+    Args:
+        networks: the first is trained; the others are scratch, and may start from any weights.
+        smoother: parameter groups → optimizer; called once per level. Where it is SGD, the coarse layers' step sizes
+            are smaller by Δt_h/Δt_H, as their gradients are larger.
+        before, after: smoothing steps before and after the coarse correction; `coarsest`: those on the coarsest level.
+        armijo: c; `backtracks`: halvings of α, after which the correction is dropped.
+
+    Attributes:
+        gradients, values: of every level, how many gradients, and objectives alone, the latest step has evaluated.
+        alphas: of every level but the coarsest, α of its latest correction; 0 where it was dropped.
+
+    Raises:
+        ValueError: for networks that do not follow each other, or numbers of steps below 0.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        smoother: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
+        *,
+        coarsening: int = 2,
+        transfer: Interpolation = "constant",
+        before: int = 1,
+        after: int = 1,
+        coarsest: int = 4,
+        armijo: float = 1e-4,
+        backtracks: int = 6,
+    ) -> None:
+        if len(networks) < 2 or min(before, after) < 0 or coarsest < 1:
+            raise ValueError(
+                f"{len(networks)} networks, before={before}, after={after}, coarsest={coarsest}; expected two networks "
+                "or more, before and after ≥ 0, and coarsest ≥ 1"
+            )
+        self.networks = list(networks)
+        self.transfers = [
+            Transfer(*pair, coarsening, transfer) for pair in zip(self.networks, self.networks[1:], strict=False)
+        ]
+        stacked = self.transfers[0].stacked
+        self.smoothers = [smoother(_groups(network, stacked)) for network in self.networks]
+        super().__init__(self.smoothers[0].param_groups, {})
+        self.smoothers[0].param_groups = self.param_groups
+        self.before, self.after, self.coarsest = before, after, coarsest
+        self.armijo, self.backtracks = armijo, backtracks
+        self.gradients, self.values = [0] * len(networks), [0] * len(networks)
+        self.alphas = [0.0] * len(self.transfers)
+
+    @torch.no_grad()
+    def step(self, closure: Closure) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One V-cycle; returns the objective before it.
+
+        `closure(network)` returns the objective of a level's network and, where gradients are enabled, leaves its
+        gradient in the network's parameters (clear them first).
+        """
+        self.gradients, self.values = [0] * len(self.networks), [0] * len(self.networks)
+        self._follow_learning_rate()
+        value, gradient = self._gradient(closure, 0, None)
+        self._cycle(closure, 0, None, value, gradient)
+        return value
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of all levels' smoothers."""
+        return {"smoothers": [smoother.state_dict() for smoother in self.smoothers]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        for smoother, state in zip(self.smoothers, state_dict["smoothers"], strict=True):
+            smoother.load_state_dict(state)
+        self.param_groups = self.smoothers[0].param_groups
+
+    def coarse_problem(self, closure: Closure, level: int, gradient: Tensors) -> tuple[Tensor, Tensors]:
+        """Inject the weights of `level` and return the objective of the coarser one there, less ⟨v_H, x_H⟩, and v_H.
+
+        `gradient`: ∇f_h − v_h.
+        """
+        transfer, coarse = self.transfers[level], self.networks[level + 1]
+        _assign(coarse, transfer.inject(_weights(self.networks[level])))
+        value, coarse_gradient = self._gradient(closure, level + 1, None)
+        v = [a - b for a, b in zip(coarse_gradient, transfer.restrict(gradient), strict=True)]
+        return value - _dot(v, _weights(coarse)), v
+
+    def _cycle(self, closure: Closure, level: int, v: Tensors | None, value: Tensor, gradient: Tensors) -> None:
+        """One cycle; `value` and `gradient` are those of f − ⟨v, x⟩ where it begins."""
+        coarsest = level == len(self.networks) - 1
+        for step in range(self.coarsest if coarsest else self.before):
+            if step > 0:
+                value, gradient = self._gradient(closure, level, v)
+            self._smooth(level, gradient)
+        if coarsest:
+            return
+        if self.before:
+            value, gradient = self._gradient(closure, level, v)
+        self._correct(closure, level, v, value, gradient)
+        for _ in range(self.after):
+            self._smooth(level, self._gradient(closure, level, v)[1])
+
+    def _correct(self, closure: Closure, level: int, v: Tensors | None, value: Tensor, gradient: Tensors) -> None:
+        transfer, coarse = self.transfers[level], self.networks[level + 1]
+        coarse_value, coarse_v = self.coarse_problem(closure, level, gradient)
+        start, momentum = _copies(_weights(coarse)), self._restrict_momentum(level)
+        self._cycle(closure, level + 1, coarse_v, coarse_value, transfer.restrict(gradient))
+        direction = transfer.prolong([y - x for y, x in zip(_weights(coarse), start, strict=True)])
+        self.alphas[level] = self._line_search(closure, level, v, value, gradient, direction)
+        self._prolong_momentum(level, momentum, self.alphas[level])
+
+    def _line_search(
+        self, closure: Closure, level: int, v: Tensors | None, value: Tensor, gradient: Tensors, direction: Tensors
+    ) -> float:
+        """Move along `direction` by Armijo's rule and return α; 0, and no move, where it is none of descent."""
+        network = self.networks[level]
+        start, slope, alpha = _copies(_weights(network)), _dot(gradient, direction), 1.0
+        for _ in range(self.backtracks if slope < 0 else 0):
+            _assign(network, [x + alpha * e for x, e in zip(start, direction, strict=True)])
+            if self._value(closure, level, v) <= value + self.armijo * alpha * slope:
+                return alpha
+            alpha /= 2
+        _assign(network, start)
+        return 0.0
+
+    def _gradient(self, closure: Closure, level: int, v: Tensors | None) -> tuple[Tensor, Tensors]:
+        """f − ⟨v, x⟩ and its gradient on `level`."""
+        network = self.networks[level]
+        self.gradients[level] += 1
+        with torch.enable_grad():
+            value = closure(network).detach()
+        gradient = [torch.zeros_like(x) if x.grad is None else x.grad.clone() for x in network.parameters()]
+        if v is None:
+            return value, gradient
+        return value - _dot(v, _weights(network)), [g - w for g, w in zip(gradient, v, strict=True)]
+
+    def _value(self, closure: Closure, level: int, v: Tensors | None) -> Tensor:
+        self.values[level] += 1
+        value = closure(self.networks[level])
+        return value if v is None else value - _dot(v, _weights(self.networks[level]))
+
+    def _smooth(self, level: int, gradient: Tensors) -> None:
+        for x, g in zip(self.networks[level].parameters(), gradient, strict=True):
+            x.grad = g
+        self.smoothers[level].step()
+
+    def _follow_learning_rate(self) -> None:
+        """Coarse levels follow a scheduler's learning rate, which it sets on the finest."""
+        for level, smoother in enumerate(self.smoothers[1:]):
+            scale = self.transfers[level].ratio if isinstance(smoother, torch.optim.SGD) else 1.0
+            finer = self.smoothers[level].param_groups
+            for group, of_finer, factor in zip(smoother.param_groups, finer, (scale, 1.0), strict=True):
+                group["lr"] = factor * of_finer["lr"]
+
+    def _momentum(self, level: int) -> dict[str, Tensors]:
+        """The smoother's moments by name, where it has made a step."""
+        state, parameters = self.smoothers[level].state, list(self.networks[level].parameters())
+        there = [name for name in MOMENTUM if all(state.get(x, {}).get(name) is not None for x in parameters)]
+        return {name: [state[x][name] for x in parameters] for name in there}
+
+    def _restrict_momentum(self, level: int) -> dict[str, Tensors]:
+        """Give the coarse smoother Pᵀ times the momentum of `level`; returns copies of it."""
+        fine, coarse = self._momentum(level), self._momentum(level + 1)
+        given = {name: self.transfers[level].restrict(fine[name]) for name in coarse if name in fine}
+        for name, values in given.items():
+            for buffer, value in zip(coarse[name], values, strict=True):
+                buffer.copy_(value)
+        return {name: _copies(values) for name, values in given.items()}
+
+    def _prolong_momentum(self, level: int, start: dict[str, Tensors], alpha: float) -> None:
+        fine, coarse, transfer = self._momentum(level), self._momentum(level + 1), self.transfers[level]
+        for name, before in start.items():
+            change = transfer.prolong([b - a for a, b in zip(before, coarse[name], strict=True)])
+            for buffer, d, stacked in zip(fine[name], change, transfer.stacked, strict=True):
+                buffer.add_(d, alpha=alpha * (transfer.ratio if stacked else 1.0))
+
+
+def _groups(network: nn.Module, stacked: list[bool]) -> list[dict[str, Any]]:
+    """Two parameter groups: the layers', and all others."""
+    chosen: list[list[Tensor]] = [[], []]
+    for theta, is_layers in zip(network.parameters(), stacked, strict=True):
+        chosen[0 if is_layers else 1].append(theta)
+    return [{"params": group} for group in chosen]
+
+
+def _weights(network: nn.Module) -> Tensors:
+    return [theta.detach() for theta in network.parameters()]
+
+
+def _assign(network: nn.Module, values: Tensors) -> None:
+    for theta, value in zip(network.parameters(), values, strict=True):
+        theta.data.copy_(value)
+
+
+def _copies(tensors: Tensors) -> Tensors:
+    return [tensor.clone() for tensor in tensors]
+
+
+def _dot(left: Tensors, right: Tensors) -> Tensor:
+    return torch.stack([(a * b).sum() for a, b in zip(left, right, strict=True)]).sum()

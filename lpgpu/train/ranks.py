@@ -1,0 +1,125 @@
+"""The ranks of a training run: which of them share the layers of a network, which the examples of a batch.
+
+    mpiexec -n 8 lpgpu train … --data-ranks 2      # two networks side by side, each on four ranks
+
+All ranks run the same program and take the same decisions. What only one of them may do, print and write, is done by
+the root and told to the others.
+"""
+
+import os
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from lpgpu import ProcessGrid, average_gradients
+from lpgpu.data import DataError
+from lpgpu.train.errors import InputError
+
+T = TypeVar("T")
+
+# set for each process by mpiexec of Open MPI and of MPICH, and by srun (in a batch script without it, no step)
+_RANK_OF_LAUNCHER = (("OMPI_COMM_WORLD_RANK", None), ("PMI_RANK", None), ("SLURM_PROCID", "SLURM_STEP_ID"))
+
+
+class Ranks:
+    """A process grid, as training uses it.
+
+    Attributes:
+        grid: the grid; one process is a grid of 1 × 1.
+    """
+
+    def __init__(self, grid: ProcessGrid):
+        self.grid = grid
+
+    @property
+    def is_root(self) -> bool:
+        """Whether this is the rank that prints and writes."""
+        return self.grid.is_root
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is one process only."""
+        return self.grid.layer_ranks * self.grid.data_ranks == 1
+
+    def from_root(self, call: Callable[[], T]) -> T:
+        """What `call` returns on the root, on every rank; an InputError or DataError there is raised on all."""
+        outcome: tuple[T | None, Exception | None] = (None, None)
+        if self.is_root:
+            try:
+                outcome = call(), None
+            except (InputError, DataError) as error:
+                outcome = None, error
+        value, error = self.grid.communicator.allgather(outcome)[0]
+        if error is not None:
+            raise error
+        return value  # pyright: ignore[reportReturnType]
+
+    def share(self, steps: int) -> range:
+        """Which of `steps` layers, or time steps, this rank has: as even a cut as can be.
+
+        Raises `InputError` when there are fewer than ranks that share them.
+        """
+        ranks, rank = self.grid.layer_ranks, self.grid.layer_rank
+        if steps < ranks:
+            raise InputError(f"{ranks} ranks cannot share {steps} layers or time steps; take fewer --layer-ranks")
+        each, more = divmod(steps, ranks)
+        first = rank * each + min(rank, more)
+        return range(first, first + each + (rank < more))
+
+    def shard(self, chosen: Tensor) -> tuple[Tensor, float]:
+        """This data rank's examples of a batch, and their weight: its mean loss counts so much in the mean of all.
+
+        Where there are fewer examples than data ranks, some ranks take one that does not count.
+        """
+        ranks, rank = self.grid.data_ranks, self.grid.data_rank
+        mine = chosen[rank::ranks]
+        if len(mine):
+            return mine, len(mine) * ranks / len(chosen)
+        return chosen[:1], 0.0
+
+    def average_gradients(self, network: nn.Module) -> None:
+        """Replace every gradient by its mean over the data ranks."""
+        average_gradients(network, self.grid.data_comm)
+
+    def sum_over_data(self, value: Tensor) -> Tensor:
+        """The sum over the data ranks."""
+        return self.grid.data_communicator.sum(value)
+
+
+@cache
+def ranks_of(layer_ranks: int, data_ranks: int) -> Ranks:
+    """The ranks of this job, `layer_ranks` (0: all that `data_ranks` leave) × `data_ranks` of them.
+
+    Raises `InputError` where that is not how many there are.
+    """
+    world = _world()
+    size = 1 if world is None else world.Get_size()
+    if size % data_ranks or layer_ranks not in (0, size // data_ranks):
+        raise InputError(
+            f"layer_ranks is {layer_ranks or 'all'}, data_ranks is {data_ranks}, but there are {size} ranks; "
+            "their product must be that (mpiexec -n N lpgpu train …)"
+        )
+    return Ranks(ProcessGrid(world, layer_ranks=size // data_ranks) if size > 1 else ProcessGrid(None))
+
+
+def launched_rank() -> int | None:
+    """This process's rank as its launcher says, before MPI is asked; None for a process on its own."""
+    for name, beside in _RANK_OF_LAUNCHER:
+        if os.environ.get(name, "").isdigit() and (beside is None or beside in os.environ):
+            return int(os.environ[name])
+    return None
+
+
+def _world() -> Any:
+    """MPI's communicator of all ranks; None for a process on its own, where MPI is not even imported."""
+    if launched_rank() is None:
+        return None
+    try:
+        from mpi4py import MPI
+    except ImportError as error:
+        raise InputError(
+            f"started by an MPI launcher, but mpi4py is missing or finds no MPI library: {error}"
+        ) from error
+    return MPI.COMM_WORLD
