@@ -47,6 +47,11 @@ class Timings:
         finally:
             self._open.pop()
 
+    def count_in(self, name: str, around: str, seconds: float) -> None:
+        """Count seconds that passed within part `around`, and were measured otherwise, as part `name`."""
+        self._sums.setdefault(name, 0.0)
+        self._add(name, around, seconds)
+
     def seconds(self) -> dict[str, float]:
         """Seconds of each part so far, in the order of first use. On CUDA this waits for the parts still running."""
         self._resolve(wait=True)

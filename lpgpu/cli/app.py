@@ -8,6 +8,7 @@ from pathlib import Path
 from lpgpu.cli import comparing, info, training
 from lpgpu.data import DataError
 from lpgpu.train import InputError, TrainingDivergedError, draw_plots, draw_runs
+from lpgpu.train.ranks import launched_rank
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -55,5 +56,6 @@ def _plot(arguments: argparse.Namespace) -> None:
 
 
 def _fail(code: int, message: str) -> int:
-    print(f"lpgpu: {' '.join(message.split())}", file=sys.stderr)
+    where = f" rank {rank}:" if (rank := launched_rank()) else ""
+    print(f"lpgpu:{where} {' '.join(message.split())}", file=sys.stderr)
     return code

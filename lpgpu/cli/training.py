@@ -62,7 +62,8 @@ def _train(arguments: argparse.Namespace) -> None:
         raise KeyboardInterrupt(
             f"continue with: lpgpu train {recipe.name} --resume {quote(str(run.folder))}"
         ) from interrupt
-    print(format_summary(run, summary))
+    if run.ranks.is_root:
+        print(format_summary(run, summary))
 
 
 def given_options(recipe: Recipe, arguments: argparse.Namespace) -> dict[str, Any]:

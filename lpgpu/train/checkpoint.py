@@ -23,11 +23,15 @@ class Resumable(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-def save_checkpoint(path: Path, trainer: Resumable, config: dict[str, Any]) -> None:
-    """Write the state of `trainer`, the global random states and `config` to `path`, atomically."""
+def save_checkpoint(path: Path, trainer: Resumable, config: dict[str, Any], *, write: bool = True) -> None:
+    """Write the state of `trainer`, the global random states and `config` to `path`, atomically.
+
+    Several ranks give their states together, and one of them writes.
+    """
     state = {"format": FORMAT, "config": config, "random": _random_states(), **trainer.state_dict()}
-    with atomic_write(path) as file:
-        torch.save(state, file)
+    if write:
+        with atomic_write(path) as file:
+            torch.save(state, file)
 
 
 def checkpoint_level(path: Path) -> int:

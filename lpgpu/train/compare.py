@@ -88,9 +88,11 @@ class Comparison:
         The table and the plot are written anew after every run. A run that diverges is told of and left unfinished.
 
         Raises:
-            InputError: a run in the folder was begun with other options, or is damaged.
+            InputError: a run in the folder was begun with other options, or is damaged; several ranks.
             DataError: the recipe's data are not there, or not right.
         """
+        if not self.options.ranks.alone:
+            raise InputError("a comparison is for one process; start it without mpiexec")
         for seed in self.seeds:
             for variant in self.variants:
                 name = f"{variant.name}, seed {seed}"

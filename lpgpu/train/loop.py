@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -49,15 +49,15 @@ def train(run: Run) -> Record:
             _save(run, trainer)
             _run_epochs(run, trainer)
         summary = _summary(run, trainer)
-    append_record(run.metrics, summary)
-    draw_plots(run.folder)
+    if run.ranks.is_root:
+        append_record(run.metrics, summary)
+        draw_plots(run.folder)
     return summary
 
 
 def _trainer(run: Run) -> Trainer:
     """Ready for the next batch: with the state of the last checkpoint, or of a new run, which is its first one."""
-    remove_leftovers(run.checkpoint)
-    if not run.checkpoint.exists():
+    if not run.ranks.from_root(lambda: _has_checkpoint(run)):
         trainer = trainer_of_level(run.recipe, run.options, deepest_level(run.options))
         _save(run, trainer)
         return trainer
@@ -67,8 +67,14 @@ def _trainer(run: Run) -> Trainer:
         raise InputError(
             f"epochs is {run.options.epochs}, but {run.folder} has finished {trainer.epoch}; expected at least that"
         )
-    keep_epochs(run.metrics, trainer.epoch, trainer.level)
+    if run.ranks.is_root:
+        keep_epochs(run.metrics, trainer.epoch, trainer.level)
     return trainer
+
+
+def _has_checkpoint(run: Run) -> bool:
+    remove_leftovers(run.checkpoint)
+    return run.checkpoint.exists()
 
 
 def _run_epochs(run: Run, trainer: Trainer) -> None:
@@ -80,10 +86,11 @@ def _run_epochs(run: Run, trainer: Trainer) -> None:
             initial=trainer.epoch * steps + trainer.measures.batches,
             unit="batch",
             dynamic_ncols=True,
+            disable=not run.ranks.is_root,
         ) as bar,
-        tensorboard(run.folder, trainer) as log,
+        tensorboard(run.folder, trainer) if run.ranks.is_root else nullcontext(_ignore) as log,
     ):
-        progress = _Progress(bar, trainer)
+        progress = _Progress(bar, trainer) if run.ranks.is_root else _ignore
 
         def on_step(running: RunningMean) -> None:
             progress(running)
@@ -93,9 +100,14 @@ def _run_epochs(run: Run, trainer: Trainer) -> None:
 
         while trainer.epoch < trainer.options.epochs:
             record = trainer.run_epoch(on_step)
-            append_record(run.metrics, record)
+            if run.ranks.is_root:
+                append_record(run.metrics, record)
             log(record)
             _save(run, trainer)
+
+
+def _ignore(_: object) -> None:
+    """What ranks other than the root do with what there is to show."""
 
 
 class _Progress:
@@ -132,7 +144,8 @@ def _threads(number: int) -> Iterator[None]:
 
 
 def _save(run: Run, trainer: Trainer) -> None:
-    save_checkpoint(run.checkpoint, trainer, {"recipe": run.recipe.name, "options": run.options.to_json()})
+    config = {"recipe": run.recipe.name, "options": run.options.to_json()}
+    save_checkpoint(run.checkpoint, trainer, config, write=run.ranks.is_root)
 
 
 def _parallel_accuracy(run: Run, trainer: Trainer, accuracy: float) -> float | None:
@@ -152,7 +165,7 @@ def _summary(run: Run, trainer: Trainer) -> dict[str, Any]:
     _, accuracy = trainer.evaluate()
     _, accuracy_serial = trainer.evaluate_with(Serial())
     forward, adjoint = residual_histories(trainer.problem, *trainer.first_batch())
-    records = read_records(run.metrics)
+    records = read_records(run.metrics) if run.ranks.is_root else []
     seconds = total_seconds(records)
     for part, spent in trainer.problem.seconds.items():
         seconds[part] = seconds.get(part, 0.0) + spent

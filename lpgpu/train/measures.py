@@ -6,11 +6,14 @@ import torch
 
 from lpgpu.profiling import Timings
 from lpgpu.train.metrics import Record, RunningMean, mean_history
+from lpgpu.train.ranks import Ranks
 from lpgpu.train.solvers import Solves
 
 
 class Measures:
     """Loss, accuracy, residuals, work, decisions and seconds of the batches of one epoch.
+
+    Loss and accuracy are of all data ranks together, the rest of this rank. A record or a state is taken by all.
 
     Attributes:
         batches: how many were trained on.
@@ -18,8 +21,9 @@ class Measures:
         decisions: what the iteration control has changed, and why.
     """
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device, ranks: Ranks):
         self.running = RunningMean(device)
+        self.ranks = ranks
         self.timings = Timings(device)
         self.batches = 0
         self.work = 0.0
@@ -41,7 +45,7 @@ class Measures:
     def record(self) -> Record:
         """All of it as JSON's types. Raises `TrainingDivergedError` when the loss is not finite."""
         self._read()
-        loss, accuracy = self.running.values()
+        loss, accuracy = self.running.over(self.ranks).values()
         forward, adjoint = self._latest
         return {
             "train_loss": loss,
@@ -59,7 +63,7 @@ class Measures:
         """All of it, for a checkpoint."""
         self._read()
         return {
-            "running": self.running.state_dict(),
+            "running": self.running.over(self.ranks).state_dict(),
             "batches": self.batches,
             "work": self.work,
             "decisions": self.decisions,
@@ -70,7 +74,8 @@ class Measures:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
-        self.running.load_state_dict(state["running"])
+        if self.ranks.grid.data_rank == 0:  # the sums of all data ranks, once
+            self.running.load_state_dict(state["running"])
         self.batches, self.work, self.decisions = state["batches"], state["work"], list(state["decisions"])
         self._earlier = dict(state["seconds"])
         self._residuals = (list(state["residuals"][0]), list(state["residuals"][1]))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lpgpu.train.atomic import atomic_write
 from lpgpu.train.errors import InputError, TrainingDivergedError
+from lpgpu.train.ranks import Ranks
 
 Record = dict[str, Any]
 
@@ -51,6 +52,15 @@ class RunningMean:
         if not math.isfinite(loss):
             raise TrainingDivergedError(f"the loss is {loss}: try a smaller --learning-rate or more --iterations")
         return loss, self._correct.item() / self.examples
+
+    def over(self, ranks: Ranks) -> "RunningMean":
+        """That of all data ranks together. Collective."""
+        if ranks.grid.data_ranks == 1:
+            return self
+        mean = RunningMean(self._loss.device)
+        mean._loss, mean._correct = ranks.sum_over_data(self._loss), ranks.sum_over_data(self._correct)
+        mean.examples = int(ranks.sum_over_data(torch.tensor(self.examples)))
+        return mean
 
     def state_dict(self) -> dict[str, Any]:
         """The sums so far, for a checkpoint."""

@@ -1,5 +1,6 @@
 """The options of the kinds of networks that recipes train, and two networks that several of them share."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -60,6 +61,16 @@ class ODEOptions(TrainOptions):
     def network(self) -> str:
         return f"{self.layers} layers"
 
+    def for_one_process(self) -> dict[str, object]:
+        chosen = {"nested": self.nested, "mgopt": self.mgopt}
+        return super().for_one_process() | {name: value for name, value in chosen.items() if value}
+
+    def stack(self, block: Callable[[], nn.Module]) -> LayerParallel:
+        """The layers of these options, or this rank's share of them."""
+        ranks = self.ranks
+        mine = len(ranks.share(self.layers))
+        return LayerParallel(ranks.grid.layer_comm, block, mine, self.final_time, solver=self.layer_solver())
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions(ODEOptions):
@@ -87,9 +98,7 @@ def image_classifier(side: int, classes: int, options: ODEOptions) -> nn.Module:
     4×4 pixels of u_N), all convolutions 3×3 with zero padding.
     """
     channels = options.channels
-    layers = LayerParallel(
-        None, lambda: ConvBlock(channels), options.layers, options.final_time, solver=options.layer_solver()
-    )
+    layers = options.stack(lambda: ConvBlock(channels))
     stem = nn.Sequential(nn.Conv2d(1, channels, 3, padding=1), nn.ReLU())
     head = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(channels * (side // 4) ** 2, classes))
     return nn.Sequential(stem, layers, head)
@@ -113,7 +122,10 @@ class GRUOptions(TrainOptions):
 
 
 class SequenceClassifier(nn.Module):
-    """Scores `[batch, classes]` of sequences `[batch, steps, features]`: linear in the last state of the last layer."""
+    """Scores `[batch, classes]` of sequences `[batch, steps, features]`: linear in the last state of the last layer.
+
+    Ranks that share the time steps are all given whole sequences; each passes its own piece to the GRU.
+    """
 
     def __init__(self, features: int, classes: int, options: GRUOptions) -> None:
         super().__init__()
@@ -124,10 +136,13 @@ class SequenceClassifier(nn.Module):
             batch_first=True,
             formulation=options.formulation,
             dt=options.dt,
+            comm=options.ranks.grid.layer_comm,
             solver=options.layer_solver(),
         )
+        self._options = options
         self.head = nn.Linear(options.hidden_size, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        _, h_n = self.gru(x)
+        mine = self._options.ranks.share(x.shape[1])
+        _, h_n = self.gru(x[:, mine.start : mine.stop])
         return self.head(h_n[-1])

@@ -12,6 +12,7 @@ import torch
 
 from lpgpu import MGRIT, Serial
 from lpgpu.train.errors import InputError
+from lpgpu.train.ranks import Ranks, ranks_of
 from lpgpu.train.schedulers import check_scheduler
 
 
@@ -111,7 +112,12 @@ class TrainOptions:
     check_serial: bool = option(False, "test with exact propagation too after every epoch")
     checkpoint_every: int = option(0, "batches between two checkpoints; 0: one after every epoch", least=0)
 
-    device: str = option("auto", "cpu, cuda, cuda:1, …; auto is cuda where there is one")
+    layer_ranks: int = option(
+        0, "under mpiexec: ranks that share one network's layers or time steps; 0: all that data-ranks leave", least=0
+    )
+    data_ranks: int = option(1, "under mpiexec: networks side by side, each with its share of every batch", least=1)
+
+    device: str = option("auto", "cpu, cuda, cuda:1, …; auto is cuda where there is one, of several ranks each its own")
     threads: int = option(0, "CPU threads to compute with; 0 leaves the choice to PyTorch", least=0)
     run_dir: Path | None = option(None, "new folder for the results [runs/RECIPE-DATE-TIME]")
     data_dir: Path | None = option(None, "folder with data files, for the recipes that need some")
@@ -120,7 +126,8 @@ class TrainOptions:
         for field, hint in self.typed_fields():
             _check(field, hint, getattr(self, field.name))
         self.layer_solver()
-        self.torch_device()
+        if self.device != "auto":  # that one asks all ranks
+            self.torch_device()
         if self.clip and self.optimizer == "lbfgs":
             raise InputError(f"clip is {self.clip}, which would mislead the line search of lbfgs; expected 0")
         check_scheduler(self.scheduler, self.scheduler_options)
@@ -151,10 +158,28 @@ class TrainOptions:
         """What is trained, in a few words."""
         return "network"
 
+    @property
+    def ranks(self) -> Ranks:
+        """The ranks of this job. Raises `InputError` where there are not as many as these options say."""
+        return ranks_of(self.layer_ranks, self.data_ranks)
+
+    def for_one_process(self) -> dict[str, object]:
+        """Those of these options that decide by figures of one rank alone, or take all layers to be on it."""
+        chosen = {"optimizer": (self.optimizer, "lbfgs"), "control": (self.control, "adaptive", "bias-budget")}
+        return {name: value for name, (value, *alone) in chosen.items() if value in alone}
+
+    def check_ranks(self) -> None:
+        """Raise `InputError` where the ranks of this job cannot train with these options."""
+        for name, value in self.for_one_process().items():
+            if not self.ranks.alone:
+                raise InputError(
+                    f"{name} is {value!r}, which is for one process; start without mpiexec, or leave it out"
+                )
+
     def torch_device(self) -> torch.device:
         """The device to train on."""
         if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            return self.ranks.grid.device
         try:
             device = torch.device(self.device)
         except RuntimeError as error:

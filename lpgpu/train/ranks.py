@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from lpgpu import ProcessGrid, average_gradients
+from lpgpu.comm import as_communicator
 from lpgpu.data import DataError
 from lpgpu.train.errors import InputError
 
@@ -42,6 +43,12 @@ class Ranks:
     def alone(self) -> bool:
         """Whether there is one process only."""
         return self.grid.layer_ranks * self.grid.data_ranks == 1
+
+    @property
+    def seconds_waited(self) -> float:
+        """What this rank has spent on waiting for others, since the start."""
+        comms = (self.grid.layer_comm, self.grid.data_comm)
+        return sum(getattr(as_communicator(comm), "seconds_waited", 0.0) for comm in comms)
 
     def from_root(self, call: Callable[[], T]) -> T:
         """What `call` returns on the root, on every rank; an InputError or DataError there is raised on all."""

@@ -20,11 +20,12 @@ import lpgpu
 from lpgpu.train.atomic import atomic_write
 from lpgpu.train.errors import InputError
 from lpgpu.train.options import TrainOptions, json_value
+from lpgpu.train.ranks import Ranks
 from lpgpu.train.recipe import Recipe
 from lpgpu.train.recipes import find_recipe
 
 # What a resumed run may change: where it computes and how long. All else would make it another run.
-CHANGEABLE = ("epochs", "device", "data_dir", "checkpoint_every")
+CHANGEABLE = ("epochs", "device", "layer_ranks", "data_ranks", "data_dir", "checkpoint_every")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class Run:
     recipe: Recipe
     options: TrainOptions
     folder: Path
+
+    @property
+    def ranks(self) -> Ranks:
+        """The ranks that train it, of which the root alone writes."""
+        return self.options.ranks
 
     @property
     def metrics(self) -> Path:
@@ -52,7 +58,12 @@ class Run:
         Raises `DataError` when the data are not there or not right; `InputError` when the folder has something in it,
         or cannot be made: nothing is ever overwritten.
         """
+        options.check_ranks()
         recipe.prepare(options)
+        return cls(recipe, options, options.ranks.from_root(lambda: cls._new_folder(recipe, options)))
+
+    @classmethod
+    def _new_folder(cls, recipe: Recipe, options: TrainOptions) -> Path:
         folder = options.run_dir or unused_folder(Path("runs") / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}")
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -65,9 +76,8 @@ class Run:
             raise InputError(
                 f"{folder} cannot be made the folder of a run: {error}; choose another --run-dir"
             ) from error
-        run = cls(recipe, options, folder)
-        run._write_config()
-        return run
+        cls(recipe, options, folder)._write_config()
+        return folder
 
     @classmethod
     def resume(cls, folder: Path, changes: dict[str, Any], *, recipe_name: str | None = None) -> "Run":
@@ -90,6 +100,7 @@ class Run:
                 )
         # Checked only as changed: the device of the first part of the run may be absent here.
         run = cls(recipe, type(recipe.defaults).from_json(stored | plain), folder)
+        run.options.check_ranks()
         if not run.checkpoint.exists():
             raise InputError(f"{run.checkpoint} does not exist: that run has nothing to continue from; start a new one")
         return run

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lpgpu import MGRIT, LayerParallel, Serial
-from lpgpu.nn.gradients import clip_grad_norm_
+from lpgpu import (
+    MGRIT,
+    LayerParallel,
+    Serial,
+    clip_grad_norm_,
+    full_optimizer_state_dict,
+    full_state_dict,
+    load_full_optimizer_state_dict,
+    load_full_state_dict,
+)
+from lpgpu.profiling import nvtx_range
 from lpgpu.train.control import Moment, Probe, control_of
 from lpgpu.train.errors import InputError, TrainingDivergedError
 from lpgpu.train.measures import Measures
@@ -21,7 +30,7 @@ from lpgpu.train.networks import ODEOptions
 from lpgpu.train.optimizers import optimizer_of
 from lpgpu.train.options import TrainOptions
 from lpgpu.train.recipe import Problem, Recipe, propagated_parts
-from lpgpu.train.regularization import depth_smoothness, tikhonov
+from lpgpu.train.regularization import depth_smoothness, smoothness_between_ranks, tikhonov
 from lpgpu.train.schedulers import scheduler_of, step_scheduler
 from lpgpu.train.solvers import latest_solves, probing, using_solver
 from lpgpu.train.transfer import coarse_layers
@@ -38,6 +47,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, options: TrainOptions, *, level: int = 0, depth: float = 1.0):
         seed_everything(options.seed)
         self.options, self.level, self.depth = options, level, depth
+        self.ranks = options.ranks
         self.device = options.torch_device()
         self.problem: Problem = recipe.build(options)
         self.network = self.problem.network.to(self.device)
@@ -50,7 +60,7 @@ class Trainer:
         self.scheduler = None if name == "none" else scheduler_of(name, arguments, self.optimizer)
         self.control = control_of(options, options.layer_solver())
         self.epoch = 0
-        self.measures = Measures(self.device)
+        self.measures = Measures(self.device, self.ranks)
         self._shuffle, self._drawn = torch.Generator().manual_seed(options.seed), 0
 
     @property
@@ -71,8 +81,9 @@ class Trainer:
         """
         measures = self.measures
         self.network.train()
-        for inputs, labels in self._batches():
-            self._step(inputs, labels)
+        for inputs, labels, weight in self._batches():
+            with nvtx_range("train step"):
+                self._step(inputs, labels, weight)
             on_step(measures.running)
         with measures.timings("evaluation"):
             test_loss, test_accuracy = self.evaluate()
@@ -121,12 +132,12 @@ class Trainer:
         return float(self.optimizer.param_groups[0]["lr"])
 
     def state_dict(self) -> dict[str, Any]:
-        """All that changes while it trains."""
+        """All that changes while it trains, of all ranks. Collective."""
         return {
             "level": self.level,
             "epoch": self.epoch,
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "network": full_state_dict(self.network),
+            "optimizer": self._optimizer_state(),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "control": self.control.state_dict(),
             "measures": self.measures.state_dict(),
@@ -136,13 +147,16 @@ class Trainer:
         """Go on from what `state_dict` returned. Raises RuntimeError, ValueError or KeyError where it does not fit."""
         if state["level"] != self.level:
             raise ValueError(f"it is of level {state['level']} of nested iteration, not of {self.level}")
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_full_state_dict(self.network, state["network"])
+        if self.ranks.alone:
+            self.optimizer.load_state_dict(state["optimizer"])
+        else:
+            load_full_optimizer_state_dict(self.network, self.optimizer, state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
         self.control.load_state_dict(state["control"])
         self.epoch = state["epoch"]
-        self.measures = Measures(self.device)
+        self.measures = Measures(self.device, self.ranks)
         self.measures.load_state_dict(state["measures"])
         self._use(self.control.solver)
 
@@ -157,14 +171,18 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         return Probe(gradient, forward, adjoint)
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Those of this epoch that are still to come; their order follows from the seed and the epoch alone."""
-        for chosen in self._order().split(self.batch_size)[self.measures.batches :]:
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """Those of this epoch that are still to come; their order follows from the seed and the epoch alone.
+
+        Of each the inputs and labels that are this data rank's, and the weight of their mean loss.
+        """
+        for batch in self._order().split(self.batch_size)[self.measures.batches :]:
+            chosen, weight = self.ranks.shard(batch)
             with self.measures.timings("disk" if self.data.on_disk else "data"):
                 where = chosen.to(self.data.train_inputs.device)
                 inputs = self.data.train_inputs[where].to(self.device)
                 labels = self.data.train_labels[chosen.to(self.device)]
-            yield inputs, labels
+            yield inputs, labels, weight
 
     def _order(self) -> Tensor:
         """Where the examples of this epoch lie: for epoch e, the e-th permutation drawn from the seed."""
@@ -176,11 +194,11 @@ class Trainer:
             self._drawn += 1
         return order
 
-    def _step(self, inputs: Tensor, labels: Tensor) -> None:
+    def _step(self, inputs: Tensor, labels: Tensor, weight: float) -> None:
         measures = self.measures
         self._control(inputs, labels)
         first: list[Tensor] = []  # loss and scores before the step, whatever else the optimizer evaluates
-        closure = self._closure(inputs, labels, first)
+        closure = self._closure(inputs, labels, first, weight)
         evaluations = [0]
 
         def counted(network: nn.Module = self.network) -> Tensor:
@@ -194,7 +212,8 @@ class Trainer:
             else:
                 counted()
                 step()
-        measures.running.add(first[0], first[1], labels)
+        if weight:
+            measures.running.add(first[0], first[1], labels)
         measures.add_solves(*latest_solves(self.problem.propagated))
         measures.work += self.depth * (evaluations[0] if self.mgopt is None else self._mgopt_work(self.mgopt))
         measures.batches += 1
@@ -202,23 +221,28 @@ class Trainer:
             step_scheduler(self.scheduler, first[0])
 
     def _closure(
-        self, inputs: Tensor, labels: Tensor, first: list[Tensor] | None = None
+        self, inputs: Tensor, labels: Tensor, first: list[Tensor] | None = None, weight: float = 1.0
     ) -> Callable[[nn.Module], Tensor]:
-        """network → its objective on a batch, and, where gradients are enabled, the gradient in its parameters."""
-        timings = self.measures.timings
+        """network → its objective on a batch, and, where gradients are enabled, the gradient in its parameters.
+
+        `weight` is that of these examples' mean loss in the mean over data ranks.
+        """
 
         def closure(network: nn.Module) -> Tensor:
             network.zero_grad(set_to_none=True)
-            with timings("forward"):
+            with self._timed("forward"):
                 with self._autocast():
                     scores = network(inputs)
                     loss = self.problem.loss(scores, labels)
-                objective = loss + self._penalty(network)
+                objective = weight * loss + self._penalty(network)
             if first is not None and not first:
                 first.extend((loss.detach(), scores.detach()))
             if torch.is_grad_enabled():
-                with timings("backward"):
+                with self._timed("backward"):
                     objective.backward()
+                if self.ranks.grid.data_ranks > 1:
+                    with self.measures.timings("communication"):
+                        self.ranks.average_gradients(network)
                 if self.options.clip:
                     clip_grad_norm_(network, self.options.clip)
             return objective
@@ -244,12 +268,26 @@ class Trainer:
             self.measures.decisions.append(decision)
             self._use(self.control.solver)
 
+    def _optimizer_state(self) -> dict[str, Any]:
+        if self.ranks.alone:
+            return self.optimizer.state_dict()
+        return full_optimizer_state_dict(self.network, self.optimizer)
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        """Time a part of a step; what this rank waits for others in it counts as communication."""
+        timings, before = self.measures.timings, self.ranks.seconds_waited
+        with timings(part):
+            yield
+            if not self.ranks.alone:
+                timings.count_in("communication", part, self.ranks.seconds_waited - before)
+
     def _use(self, solver: MGRIT | Serial) -> None:
         for part in self.problem.propagated:
             part.solver = solver
 
     def _end_epoch(self, train_loss: float) -> None:
-        self.measures = Measures(self.device)
+        self.measures = Measures(self.device, self.ranks)
         if self.scheduler is None:
             for group in self.optimizer.param_groups:
                 group["lr"] *= self.options.decay
@@ -267,6 +305,7 @@ class Trainer:
             for part in propagated_parts(network):
                 if isinstance(part, LayerParallel):
                     penalty += options.smoothness * depth_smoothness(part.parameters(), part.dt)
+                    penalty += options.smoothness * smoothness_between_ranks(part, self.ranks.grid.layer_rank)
         return penalty
 
     def _mgopt(self, recipe: Recipe, options: ODEOptions) -> MGOPT:

@@ -277,7 +277,7 @@ def test_order_of_examples_follows_from_seed_and_epoch_alone():
     def order(seed: int, epoch: int) -> list[int]:
         trainer = Trainer(find_recipe("digits"), ODEOptions(layers=2, channels=1, device="cpu", seed=seed))
         trainer.epoch = epoch
-        return torch.cat([labels for _, labels in trainer._batches()]).tolist()
+        return torch.cat([labels for _, labels, _ in trainer._batches()]).tolist()
 
     first = order(0, 0)
     torch.rand(3)

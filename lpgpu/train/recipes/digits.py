@@ -9,7 +9,6 @@ what the coarse grids of MGRIT live on.
 
 from torch import nn
 
-from lpgpu import LayerParallel
 from lpgpu.data import load_digits
 from lpgpu.nn import ConvBlock
 from lpgpu.train.networks import ODEOptions
@@ -20,13 +19,7 @@ def build(options: ODEOptions) -> Problem:
     """Network and data of the recipe."""
     dataset = load_digits()
     channels = options.channels
-    layers = LayerParallel(
-        None,
-        lambda: ConvBlock(channels, convolutions=1),
-        options.layers,
-        options.final_time,
-        solver=options.layer_solver(),
-    )
+    layers = options.stack(lambda: ConvBlock(channels, convolutions=1))
     stem = nn.Sequential(nn.Conv2d(1, channels, 3, padding=1), nn.ReLU())
     head = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(channels * 4 * 4, dataset.classes))
     return Problem(network=nn.Sequential(stem, layers, head), dataset=dataset)

@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lpgpu import LayerParallel
 from lpgpu.data import Dataset, load_indian_pines
 from lpgpu.nn import Activate, DenseBlock
 from lpgpu.train.errors import InputError
@@ -43,9 +42,7 @@ def build(options: PixelOptions) -> Problem:
     """Network and data of the recipe."""
     dataset = _dataset(options.data_dir, options.train_share)
     width = options.channels
-    layers = LayerParallel(
-        None, lambda: DenseBlock(width), options.layers, options.final_time, solver=options.layer_solver()
-    )
+    layers = options.stack(lambda: DenseBlock(width))
     with torch.no_grad():
         for theta in layers.parameters():
             theta.mul_(options.initial)

@@ -16,7 +16,6 @@ rounding and seed: compare many.
 
 from torch import nn
 
-from lpgpu import LayerParallel
 from lpgpu.data import load_peaks
 from lpgpu.nn import Activate, DenseBlock
 from lpgpu.train.networks import ODEOptions
@@ -27,13 +26,7 @@ def build(options: ODEOptions) -> Problem:
     """Network and data of the recipe."""
     dataset = load_peaks(options.seed)
     width = options.channels
-    layers = LayerParallel(
-        None,
-        lambda: DenseBlock(width, activation="smooth_relu"),
-        options.layers,
-        options.final_time,
-        solver=options.layer_solver(),
-    )
+    layers = options.stack(lambda: DenseBlock(width, activation="smooth_relu"))
     stem = nn.Sequential(nn.Linear(2, width), Activate("smooth_relu"))
     network = nn.Sequential(stem, layers, nn.Linear(width, dataset.classes))
     return Problem(network=network, dataset=dataset)

@@ -1,0 +1,140 @@
+"""Runs of recipes on several ranks: the figures of one process, written by one of them. Run by test_mpi.py."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lpgpu.train import Comparison, InputError, Run, find_recipe, train
+from lpgpu.train.metrics import epoch_records, read_records
+from lpgpu.train.ranks import ranks_of
+from tests.assertions import assert_close_relative
+from tests.nn.ranks import COMM, RANK, SIZE
+from tests.train.helpers import network_of, tiny_run
+
+pytestmark = [pytest.mark.mpi(2, 3, 4), pytest.mark.usefixtures("no_plots")]
+PENALTIES = {"smoothness": 1e-3, "tikhonov": 1e-4, "clip": 0.5}
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """A folder of the root's that all ranks know."""
+    return COMM.bcast(tmp_path)
+
+
+@contextmanager
+def one_process() -> Iterator[None]:
+    """Within the context this process trains on its own, as if no launcher had started it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lpgpu.train.ranks._world", lambda: None)
+        ranks_of.cache_clear()
+        yield
+    ranks_of.cache_clear()
+
+
+def assert_same_runs(came: Run, expected: Run) -> None:
+    """fp32 sums in another order, and nothing more: after a few steps."""
+    COMM.barrier()
+    for one, other in zip(*(epoch_records(read_records(run.metrics)) for run in (came, expected)), strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
+        assert one["test_loss"] == pytest.approx(other["test_loss"], rel=1e-3)
+    weights, of_one = network_of(came), network_of(expected)
+    for name in of_one:
+        assert_close_relative(weights[name], of_one[name], name, tolerance=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [
+        ("digits", {"layers": 9, **PENALTIES}),
+        ("digits", {"layers": 9, "data_ranks": 2 if SIZE == 4 else SIZE, **PENALTIES}),
+        ("seq-digits", {"iterations": 3, "adjoint_iterations": 3}),
+    ],
+    ids=["layers", "data", "time steps"],
+)
+def test_any_number_of_ranks_trains_the_same_network(
+    recipe: str, options: dict[str, Any], shared: Path, tmp_path: Path
+) -> None:
+    run = tiny_run(shared / "of many", recipe, **options)
+    summary = train(run)
+    assert all(each == summary["test_accuracy"] for each in COMM.allgather(summary["test_accuracy"]))
+    with one_process():
+        alone = tiny_run(tmp_path / "of one", recipe, **{**options, "data_ranks": 1})
+        train(alone)
+    assert_same_runs(run, alone)
+
+
+def test_a_run_goes_on_on_another_number_of_ranks(shared: Path, tmp_path: Path) -> None:
+    train(tiny_run(shared / "run", epochs=1, data_ranks=2 if SIZE == 4 else 1))
+    COMM.barrier()
+    train(Run.resume(shared / "run", {"epochs": 2, "data_ranks": 1}))
+    with one_process():
+        alone = tiny_run(tmp_path / "of one", epochs=2)
+        train(alone)
+    assert_same_runs(Run.resume(shared / "run", {"epochs": 2}), alone)
+
+
+def test_the_root_alone_writes(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    for name in ("append_record", "atomic_write"):
+        for room in ("loop", "run", "checkpoint"):
+            _count_calls(monkeypatch, f"lpgpu.train.{room}", name, written)
+    train(tiny_run(shared / "run", epochs=1))
+    assert bool(written) == (RANK == 0)
+
+
+def test_what_fails_on_the_root_fails_everywhere(shared: Path) -> None:
+    if RANK == 0:
+        (shared / "something").touch()
+    COMM.barrier()
+    with pytest.raises(InputError, match="is not empty"):
+        tiny_run(shared)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"layer_ranks": 7}, f"but there are {SIZE} ranks"),
+        ({"data_ranks": 5}, f"but there are {SIZE} ranks"),
+        ({"layers": 1}, f"{SIZE} ranks cannot share 1 layers"),
+        ({"nested": 1}, "nested is 1, which is for one process"),
+        ({"mgopt": 1}, "mgopt is 1, which is for one process"),
+        ({"optimizer": "lbfgs"}, "optimizer is 'lbfgs', which is for one process"),
+        ({"control": "adaptive"}, "control is 'adaptive', which is for one process"),
+    ],
+)
+def test_what_several_ranks_cannot_do_is_refused_by_all(options: dict[str, Any], says: str, shared: Path) -> None:
+    with pytest.raises(InputError, match=says):
+        train(tiny_run(shared / "run", **options))
+    COMM.barrier()
+
+
+def test_a_comparison_is_refused(shared: Path) -> None:
+    recipe = find_recipe("digits")
+    comparison = Comparison.create(recipe, replace(recipe.defaults, run_dir=shared / "all"), [0])
+    with pytest.raises(InputError, match="a comparison is for one process"):
+        comparison.run()
+
+
+def test_examples_are_shared_out_once_each() -> None:
+    ranks = ranks_of(0, SIZE)
+    for count in (1, 2, 7, 12):
+        mine, weight = ranks.shard(torch.arange(count))
+        shards = COMM.allgather((mine.tolist(), weight))
+        counted = sorted(example for examples, weight in shards if weight for example in examples)
+        assert counted == list(range(count))
+        assert sum(weight for _, weight in shards) == pytest.approx(SIZE)
+
+
+def _count_calls(monkeypatch: pytest.MonkeyPatch, module: str, name: str, calls: list[str]) -> None:
+    """Where `module` has `name`, note each call."""
+    import importlib
+
+    holder = importlib.import_module(module)
+    original: Callable[..., Any] | None = getattr(holder, name, None)
+    if original is not None:
+        monkeypatch.setattr(holder, name, lambda *args, **kw: calls.append(name) or original(*args, **kw))
