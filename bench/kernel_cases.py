@@ -224,7 +224,7 @@ def dense_cases(device: str, *, quick: bool) -> Iterator[Case]:
         layers = intervals * (steps + 1)
         rows = batch * intervals
         size = torch.finfo(dtype).bits // 8
-        resident = dense_capacity.resident_tile(width, batch, dtype)
+        resident = dense_capacity.resident_tile(width, batch, dtype, 90)
         tile = resident or dense_capacity.step_tile(width, dtype)
         work = Work(
             flops=2.0 * width**2 * rows * steps,

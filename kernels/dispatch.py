@@ -12,7 +12,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from contextvars import ContextVar
 from functools import cache
 from typing import Any, Literal, get_args
 
@@ -30,7 +29,7 @@ reasons: dict[str, str] = {}
 """Operation → one line saying why its latest call took the backend it took."""
 
 _NOT_ON_A_GPU = "the tensors are not on a GPU: the reference"
-_backend: ContextVar[Backend | None] = ContextVar("lpgpu_kernels", default=None)
+_backend: Backend | None = None
 _said: set[tuple[str, str]] = set()
 
 
@@ -46,14 +45,17 @@ class KernelFallbackError(RuntimeError):
 def backend(name: Backend) -> Iterator[None]:
     """Within the context operations run on this backend; "auto" chooses by the tensors' device.
 
+    Those of all threads do: autograd runs the backward pass of CUDA tensors in a thread of its own.
+
     Raises:
         ValueError: for a name that is none of these.
     """
-    token = _backend.set(_checked(name, "backend"))
+    global _backend
+    before, _backend = _backend, _checked(name, "backend")
     try:
         yield
     finally:
-        _backend.reset(token)
+        _backend = before
 
 
 def current_backend() -> Backend:
@@ -62,7 +64,7 @@ def current_backend() -> Backend:
     Raises:
         ValueError: where `LPGPU_KERNELS` is none of auto, fused, reference.
     """
-    return _backend.get() or _of_environment()
+    return _backend or _of_environment()
 
 
 def is_fused(operation: str, like: Tensor, refusal: str | None = None) -> bool:

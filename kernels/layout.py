@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from lpgpu.kernels import devices
 from lpgpu.kernels.dispatch import interpreted
 
 _INDEX_LIMIT = 2**31
@@ -50,6 +51,8 @@ def written_like(t: Tensor | None, like: Tensor, *, reads: bool = False) -> Iter
 
 def layer_extent(t: Tensor) -> int:
     """How many elements of memory one layer of `t` spans."""
+    if 0 in t.shape[1:]:
+        return 0
     return 1 + sum((size - 1) * stride for size, stride in zip(t.shape[1:], t.stride()[1:], strict=True))
 
 
@@ -61,10 +64,12 @@ def aligned_layer_strides(*tensors: Tensor | None) -> tuple[list[int], int]:
 
 
 def refusal(like: Tensor, *others: Tensor | None) -> str | None:
-    """Why fused kernels cannot take these tensors, or None: within a layer they count in 32 bits."""
+    """Why fused kernels cannot take these tensors, or None: the device, or a layer too large for counts in 32 bits."""
     if not like.is_cuda and not _INTERPRETED:
         return None
     if like.dtype == torch.bfloat16 and not like.is_cuda:
         return "Triton's interpreter does not compute in bfloat16"
+    if (of_device := devices.refusal(like.device)) is not None:
+        return of_device
     largest = max((layer_extent(t) for t in (like, *others) if t is not None and t.numel()), default=0)
     return f"a layer spans {largest} elements; the limit is 2³¹ − 1" if largest >= _INDEX_LIMIT else None

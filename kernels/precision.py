@@ -33,10 +33,18 @@ def set_precision(precision: Precision) -> None:
 
 def get_precision() -> Precision:
     """What was chosen; where torch's own setting has been changed since, or nothing was, what that amounts to."""
-    of_torch = torch.get_float32_matmul_precision()
+    of_torch = _of_library()
     return _chosen if _chosen is not None and _TO_TORCH[_chosen] == of_torch else _OF_TORCH[of_torch]
 
 
 def dot_precision(dtype: torch.dtype) -> Precision:
     """What a fused kernel's products of `dtype` tensors take: the knob for fp32; others go in as they are ("ieee")."""
     return get_precision() if dtype == torch.float32 else "ieee"
+
+
+def _of_library() -> str:
+    """torch's setting: "highest", "high" or "medium". It raises once `torch.backends` has been told something else."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return "high" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "highest"

@@ -1,13 +1,19 @@
-"""Which dense kernel runs, and with which tile: a function of width, dtype and rows only.
+"""Which dense kernel runs, and with which tile: a function of width, dtype, rows and the GPU's shared memory.
 
-The resident sweep holds a tile of rows on chip through all its steps and streams W_k, all of it at each step:
-stages · padded width² · bytes of shared memory, and 3 · rows · width / threads registers for states and sums. Beyond
-that a step is a launch of its own, tiled in rows, columns and the sum.
+The resident sweep holds a tile of rows on chip through all its steps and streams W_k, all of it at each step. With P
+the padded width it takes
+
+    shared bytes ≤ P² · bytes  +  (2, and with two stages 4 more) · rows · P · bytes  +  1024
+
+and 3 · rows · P / threads registers for states and sums. Beyond that a step is a launch of its own, tiled in rows,
+columns and the sum.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+
+from lpgpu.kernels.devices import shared_limit
 
 
 @dataclass(frozen=True)
@@ -54,15 +60,27 @@ def padded(width: int) -> int:
     return max(16, 1 << (width - 1).bit_length())
 
 
-def resident_tile(width: int, batch: int, dtype: torch.dtype) -> Tile | None:
-    """The tile of the resident sweep, or None where the weights do not fit beside the states."""
+def resident_tile(width: int, batch: int, dtype: torch.dtype, arch: int) -> Tile | None:
+    """The tile of the resident sweep on capability `arch` (90: sm_90); None where W does not fit beside the states."""
     cols = padded(width)
     if (dtype.itemsize, cols) not in _RESIDENT:
+        return None
+    if cols > 128 and width % 2:  # W, loaded unit by unit, spills here, and does not in single steps
         return None
     rows, warps, stages = _RESIDENT[dtype.itemsize, cols]
     if width * dtype.itemsize % 16:  # loads of unaligned rows are narrow and need more registers
         rows = max(16, rows // 2)
-    return Tile(16 if batch <= 16 else rows, cols, cols, warps, stages)
+    tile = Tile(16 if batch <= 16 else rows, cols, cols, warps, stages)
+    for fewer in range(stages, 0, -1):
+        if shared_bytes(tile.rows, cols, fewer, dtype) <= shared_limit(arch):
+            return replace(tile, stages=fewer)
+    return None
+
+
+def shared_bytes(rows: int, cols: int, stages: int, dtype: torch.dtype) -> int:
+    """The most that a resident program takes, by the formula above; on an H100, which has room, once more W."""
+    tiles = 6 if stages > 1 else 2
+    return (cols * cols + tiles * rows * cols) * dtype.itemsize + 1024
 
 
 def step_tile(width: int, dtype: torch.dtype) -> Tile:

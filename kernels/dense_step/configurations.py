@@ -19,6 +19,7 @@ _RESIDENT: list[tuple[int, torch.dtype, Precision]] = [
     (64, torch.float32, "tf32x3"),
     (64, torch.float32, "tf32"),
     (128, torch.float32, "tf32x3"),
+    (128, torch.float32, "bf16"),
     (32, torch.float64, "ieee"),
 ]
 _TILED: list[tuple[int, torch.dtype, Precision]] = [
@@ -36,40 +37,47 @@ def configurations() -> list[Configuration]:
 
 def _resident() -> Iterator[Configuration]:
     for width, dtype, precision in _RESIDENT:
-        tile = capacity.resident_tile(width, 1 << 20, dtype)
-        if tile is None:
-            raise ValueError(f"no resident sweep of width {width} in {dtype}")
-        for adjoint in (False, True):
-            tensors = {
-                "u": dtype,
-                "w": dtype,
-                "b": None if adjoint else dtype,
-                "kept": dtype if adjoint else None,
-                "rhs": dtype,
-                "delta": None,
-                "anchors": None,
-                "products": None,
-            }
-            constants = {
-                **_strides(width, adjoint=adjoint),
-                "WIDTH": width,
-                "ROWS": tile.rows,
-                "COLS": tile.cols,
-                "ACTIVATION": "tanh",
-                "ADJOINT": adjoint,
-                "REVERSE": adjoint,
-                "PRECISION": precision,
-                "STAGES": tile.stages,
-            }
-            yield specialised(
-                dense_sweep_kernel,
-                _name(width, dtype, precision, adjoint),
-                tensors,
-                constants,
-                num_warps=tile.warps,
-                num_stages=tile.stages,
-                uses_dots=precision != "ieee" or dtype.itemsize == 2,
-            )
+        for tile, archs in _tiles_by_archs(width, dtype):
+            yield from _sweeps(width, dtype, precision, tile, archs)
+
+
+def _tiles_by_archs(width: int, dtype: torch.dtype) -> Iterator[tuple[capacity.Tile, tuple[int, ...]]]:
+    """Each tile of the resident sweep, with the architectures that take it: sm_86 only where its own is another."""
+    tiles = {arch: capacity.resident_tile(width, 1 << 20, dtype, arch) for arch in (80, 86, 90)}
+    for tile in dict.fromkeys(tiles.values()):
+        archs = tuple(arch for arch, of_arch in tiles.items() if of_arch == tile)
+        if tile is not None:
+            yield tile, tuple(arch for arch in archs if arch != 86) or archs
+
+
+def _sweeps(
+    width: int, dtype: torch.dtype, precision: Precision, tile: capacity.Tile, archs: tuple[int, ...]
+) -> Iterator[Configuration]:
+    """Forward and adjoint, with a right-hand side; and with every correction, which takes the most memory."""
+    for adjoint, full in ((False, False), (True, False), (False, True), (True, True)):
+        absent = [*(() if full else ("delta", "anchors", "products")), "b" if adjoint else "kept"]
+        names = ("u", "w", "b", "kept", "rhs", "delta", "anchors", "products")
+        constants = {
+            **_strides(width, adjoint=adjoint),
+            "WIDTH": width,
+            "ROWS": tile.rows,
+            "COLS": tile.cols,
+            "ACTIVATION": "tanh",
+            "ADJOINT": adjoint,
+            "REVERSE": adjoint,
+            "PRECISION": precision,
+            "STAGES": tile.stages,
+        }
+        yield specialised(
+            dense_sweep_kernel,
+            f"{_name(width, dtype, precision, adjoint)}{' all terms' if full else ''}",
+            {name: None if name in absent else dtype for name in names},
+            constants,
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+            archs=archs,
+            uses_dots=precision != "ieee" or dtype.itemsize == 2,
+        )
 
 
 def _tiled() -> Iterator[Configuration]:

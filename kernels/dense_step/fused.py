@@ -6,6 +6,7 @@ from torch import Tensor
 from lpgpu.kernels.dense_step import capacity
 from lpgpu.kernels.dense_step.configurations import configurations
 from lpgpu.kernels.dense_step.triton_kernels import dense_step_kernel, dense_sweep_kernel
+from lpgpu.kernels.devices import arch_of
 from lpgpu.kernels.dispatch import launch
 from lpgpu.kernels.layout import aligned_layer_strides, empty_ordered_like, ordered_like, written_like
 from lpgpu.kernels.precision import dot_precision
@@ -23,7 +24,7 @@ def sweep(
     if not u_PBH.numel():
         return
     kept, g, delta, anchors = (None if t is None else ordered_like(t, u_PBH) for t in (kept_LBH, g, delta, anchors))
-    tile = capacity.resident_tile(u_PBH.shape[-1], u_PBH.shape[1], u_PBH.dtype)
+    tile = capacity.resident_tile(u_PBH.shape[-1], u_PBH.shape[1], u_PBH.dtype, arch_of(u_PBH.device))
     with written_like(products, u_PBH) as written:
         if written is not None and (tile is None or len(written) > sweep.num_intervals):
             written.fill_(1)

@@ -14,18 +14,17 @@ tf32 at H = 128 with Δ-correction, g and products at once (24 bytes a thread), 
 """
 
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Literal
 
 import torch
 
+from lpgpu.kernels.devices import shared_limit
 from lpgpu.kernels.precision import Precision
 
 Kind = Literal["forward", "adjoint", "recomputed"]
 
 ROWS = 16  # the least that a matrix instruction takes: a serial solve has few
-_SHARED_BYTES = {80: 166_912, 86: 101_376, 87: 166_912, 89: 101_376, 90: 232_448, 100: 232_448, 103: 232_448}
-_LEAST_SHARED_BYTES = 101_376
 _WIDEST_UNSPILLED = {"fp64": 32, "ieee": 64, "tf32x3": 64, "tf32": 128, "16-bit": 128}
 _TILES_READ = {"forward": 3, "adjoint": 4, "recomputed": 4}
 
@@ -78,11 +77,12 @@ def tier(
     """
     padded = max(16, 1 << (width - 1).bit_length())
     arithmetic = _arithmetic(dtype, precision)
+    narrow = dtype.itemsize > 2 or width % 2 == 1
     if steps == 1:
-        return _tiled(arithmetic, arch, num_rows, "a single step gains nothing from W on chip")
+        return _tiled(arithmetic, narrow, arch, num_rows, "a single step gains nothing from W on chip")
     if padded > _WIDEST_UNSPILLED[arithmetic]:
-        limit = _WIDEST_UNSPILLED[arithmetic]
-        return _tiled(arithmetic, arch, num_rows, f"{arithmetic} keeps W on chip up to H = {limit}; H is {width}")
+        reason = f"{arithmetic} keeps W on chip up to H = {_WIDEST_UNSPILLED[arithmetic]}; H is {width}"
+        return _tiled(arithmetic, narrow, arch, num_rows, reason)
     extra = (2 if corrected else 0) + (1 if right_hand_side else 0)
     available, shared = shared_limit(arch), 0
     for stages in (1,) if arithmetic == "fp64" else (2, 1):
@@ -93,7 +93,7 @@ def tier(
                 reason += "; an odd width is loaded unit by unit"
             warps = {16: 4, 32: 4, 64: 8, 128: 16}[padded]
             return Tier("resident", ROWS, padded, padded, warps, stages, shared, reason)
-    return _tiled(arithmetic, arch, num_rows, f"W would take {shared} of {available} bytes of shared memory")
+    return _tiled(arithmetic, narrow, arch, num_rows, f"W would take {shared} of {available} bytes of shared memory")
 
 
 def shared_bytes(
@@ -108,20 +108,6 @@ def shared_bytes(
     tiles = (stages - 1) * (_TILES_READ[kind] + extra_tiles) * ROWS * padded * dtype.itemsize
     scratch = split * ROWS * padded * max(operand_bytes, dtype.itemsize)
     return weights + tiles + scratch
-
-
-def shared_limit(arch: int) -> int:
-    """Shared memory that one program may take, in bytes; for an unknown architecture the least known one's."""
-    return _SHARED_BYTES.get(arch, _LEAST_SHARED_BYTES)
-
-
-@cache
-def arch_of(device: torch.device) -> int:
-    """The compute capability, as 90 for sm_90; on a CPU, where Triton's interpreter runs, that of an H100."""
-    if device.type != "cuda":
-        return 90
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
 
 
 def prefers_recomputation(coefficient_bytes: int, memory_budget: int | None = None) -> bool:
@@ -151,15 +137,20 @@ def _arithmetic(dtype: torch.dtype, precision: Precision) -> str:
     return precision
 
 
-def _tiled(arithmetic: str, arch: int, num_rows: int | None, reason: str) -> Tier:
-    """Tiles of 64 rows where there are many, else of 16."""
+def _tiled(arithmetic: str, narrow: bool, arch: int, num_rows: int | None, reason: str) -> Tier:
+    """Tiles of 64 rows where there are many, else of 16.
+
+    `narrow` ones where fp32 tensors enter 16-bit products, as wide tiles of them would not fit; and for odd widths,
+    whose loads unit by unit would spill.
+    """
     few = num_rows is not None and num_rows <= 1024  # fewer tiles of 64 rows than would fill the device
     if arithmetic == "fp64":
         return Tier("tiled", 16, 16, 16, 4, 2, 0, reason)
     if arithmetic == "ieee":
         return Tier("tiled", 16, 32, 16, 4, 2, 0, reason) if few else Tier("tiled", 64, 32, 16, 8, 2, 0, reason)
-    if arithmetic != "16-bit":
+    if narrow or arithmetic != "16-bit":
         return Tier("tiled", 16, 32, 32, 4, 3, 0, reason) if few else Tier("tiled", 64, 32, 32, 8, 3, 0, reason)
     if few:
         return Tier("tiled", 16, 64, 64, 4, 3, 0, reason)
-    return Tier("tiled", 64, 64 if arch >= 90 else 32, 64, 8, 3, 0, reason)
+    columns = 64 if shared_limit(arch) >= shared_limit(90) else 32
+    return Tier("tiled", 64, columns, 64, 8, 3, 0, reason)

@@ -10,10 +10,12 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from lpgpu.kernels.devices import arch_of
 from lpgpu.kernels.dispatch import launch
 from lpgpu.kernels.implicit_gru import fused_adjoint, fused_forward
-from lpgpu.kernels.implicit_gru.capacity import Kind, Tier, arch_of, tier
+from lpgpu.kernels.implicit_gru.capacity import Kind, Tier, tier
 from lpgpu.kernels.implicit_gru.fused_arguments import (
+    dot_operands,
     marching,
     rows_of,
     sliced_terms,
@@ -39,8 +41,6 @@ __all__ = [
     "tier_of",
     "vjp",
 ]
-
-_TYPES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32, torch.float64: tl.float64}
 
 
 def tier_of(
@@ -196,9 +196,13 @@ def gate_gradients(lam: Tensor, at: Coefficients) -> tuple[Tensor, Tensor]:
 
 
 def _launch(kernel: Any, grid: tuple[int, ...], width: int, *arguments: Any, **options: Any) -> None:
-    """Nothing where there is no row. A kernel may load as many units at once as all strides are multiples of."""
+    """Nothing where there is no row. A kernel may load as many units at once as all strides are multiples of.
+
+    It takes no stride for b, the only vector: of that it gets a copy without gaps.
+    """
     if 0 in grid:
         return
+    arguments = tuple(a.contiguous() if isinstance(a, Tensor) and a.ndim == 1 else a for a in arguments)
     tensors = [each for each in arguments if isinstance(each, Tensor) and each.ndim > 1]
     aligned = math.gcd(16, width, *(stride for each in tensors for stride in each.stride()[:-1]))
     launch(kernel, grid, *arguments, WIDTH=width, ALIGNED=aligned, **options)
@@ -253,9 +257,7 @@ def _accumulator(like: Tensor) -> Any:
 
 
 def _arithmetic(like: Tensor) -> dict[str, Any]:
-    precision = dot_precision(like.dtype)
-    operands = tl.bfloat16 if precision == "bf16" else _TYPES[like.dtype]
-    return {"ACC": _accumulator(like), "DOT": operands, "PRECISION": "ieee" if precision == "bf16" else precision}
+    return {"ACC": _accumulator(like), **dot_operands(like.dtype, dot_precision(like.dtype))}
 
 
 def _resident(chosen: Tier, like: Tensor) -> dict[str, Any]:

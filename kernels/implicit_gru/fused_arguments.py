@@ -1,12 +1,24 @@
 """A sweep's tensors and geometry as the GRU's kernels take them."""
 
 from collections.abc import Iterator
+from typing import Any
 
+import torch
+import triton.language as tl
 from torch import Tensor
 
+from lpgpu.kernels.precision import Precision
 from lpgpu.kernels.sweep import Sweep
 
 _UNLIMITED = 2**30
+_TYPES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32, torch.float64: tl.float64}
+
+
+def dot_operands(dtype: torch.dtype, precision: Precision) -> dict[str, Any]:
+    """What the operands of products are rounded to, and how these are made."""
+    if precision == "bf16":
+        return {"DOT": tl.bfloat16, "PRECISION": "ieee"}
+    return {"DOT": _TYPES[dtype], "PRECISION": precision}
 
 
 def strided(t: Tensor | None) -> tuple[Tensor | None, int, int]:

@@ -11,12 +11,12 @@ import triton.language as tl
 from lpgpu.kernels.configuration import Configuration
 from lpgpu.kernels.implicit_gru import fused_adjoint, fused_forward
 from lpgpu.kernels.implicit_gru.capacity import Kind, Tier, tier
+from lpgpu.kernels.implicit_gru.fused_arguments import dot_operands
 from lpgpu.kernels.implicit_gru.fused_cell import RUNTIME
 from lpgpu.kernels.precision import Precision
 from lpgpu.kernels.specialisation import TRITON_NAMES, specialised
 
 _BF16, _FP16, _FP32, _FP64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
-_TYPES = {_FP16: tl.float16, _BF16: tl.bfloat16, _FP32: tl.float32, _FP64: tl.float64}
 _RESIDENT: list[tuple[int, torch.dtype, Precision]] = [
     (64, _BF16, "ieee"),
     (100, _BF16, "ieee"),
@@ -24,12 +24,16 @@ _RESIDENT: list[tuple[int, torch.dtype, Precision]] = [
     (128, _FP16, "ieee"),
     (64, _FP32, "tf32x3"),
     (128, _FP32, "tf32"),
+    (128, _FP32, "bf16"),
     (32, _FP64, "ieee"),
 ]
 _TILED: list[tuple[int, torch.dtype, Precision, int | None]] = [  # the last: rows
     (512, _BF16, "ieee", None),
     (1000, _BF16, "ieee", 256),
+    (201, _BF16, "ieee", 256),
     (512, _FP32, "tf32x3", None),
+    (512, _FP32, "bf16", None),
+    (512, _FP32, "bf16", 256),
     (128, _FP32, "tf32x3", 256),
     (32, _FP64, "ieee", None),
 ]
@@ -112,8 +116,7 @@ def _specialised(
         "ALIGNED": math.gcd(16, width),
         "IMPLICIT": True,
         "ACC": tl.float64 if dtype == _FP64 else tl.float32,
-        "DOT": _TYPES[dtype],
-        "PRECISION": precision,
+        **dot_operands(dtype, precision),
         **tile,
     }
     constants = {argument: value for argument, value in constants.items() if argument in kernel.arg_names}

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
+from lpgpu.kernels.devices import arch_of
 from lpgpu.kernels.dispatch import could_fuse, is_fused
 from lpgpu.kernels.implicit_gru import capacity, reference
 from lpgpu.kernels.implicit_gru.reference import Coefficients
@@ -102,7 +103,7 @@ def refusal_to_recompute(lam: Tensor, g: Tensor | None, delta: Tensor | None) ->
     if not could_fuse(lam):
         return None
     chosen = capacity.tier(
-        lam.shape[-1], lam.dtype, capacity.arch_of(lam.device), precision=dot_precision(lam.dtype), kind="recomputed",
+        lam.shape[-1], lam.dtype, arch_of(lam.device), precision=dot_precision(lam.dtype), kind="recomputed",
         corrected=delta is not None, right_hand_side=g is not None,
     )  # fmt: skip
     if chosen.kind == "resident":

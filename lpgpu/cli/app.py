@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lpgpu.cli import comparing, info, training
+from lpgpu.cli import benching, comparing, info, training
 from lpgpu.data import DataError
 from lpgpu.train import InputError, TrainingDivergedError, draw_plots, draw_runs
 from lpgpu.train.ranks import launched_rank
@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     training.add_command(commands)
     comparing.add_command(commands)
+    benching.add_command(commands)
     about = commands.add_parser("info", help="versions, devices, and which kernels would run")
     about.set_defaults(command=lambda _: info.show())
     plot = commands.add_parser("plot", help="draw the plots of a run again, finished or not, or compare several")

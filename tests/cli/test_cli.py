@@ -107,6 +107,20 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert list(tmp_path.iterdir()) == []  # no run folder was begun
 
 
+def test_bench_runs_the_scripts_of_the_checkout(capfd: pytest.CaptureFixture):
+    assert main(["bench", "kernels", "--estimates", "H100", "--quick", "--only", "fas"]) == 0
+    assert "nothing here was measured" in capfd.readouterr().out
+    with pytest.raises(SystemExit) as done:
+        main(["bench", "solver", "--cases", "none-such"])
+    assert done.value.code == 2
+
+
+def test_bench_needs_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture):
+    monkeypatch.setattr("lpgpu.__file__", str(tmp_path / "lpgpu" / "__init__.py"))
+    assert main(["bench"]) == 2
+    assert "benchmarks run in a source checkout" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

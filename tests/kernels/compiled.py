@@ -24,7 +24,6 @@ from lpgpu.kernels.configuration import Configuration
 
 TABLE = Path(__file__).with_name("resources.json")
 OPERATIONS = ("implicit_gru", "dense_step", "conv_step", "fas")
-SHARED_LIMIT = {80: 166_912, 90: 232_448}  # bytes one block may have
 
 
 @dataclass(frozen=True)

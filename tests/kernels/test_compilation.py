@@ -8,7 +8,8 @@ import os
 
 import pytest
 
-from tests.kernels.compiled import SHARED_LIMIT, TABLE, Resources, compile_all, read_table
+from lpgpu.kernels.devices import shared_limit
+from tests.kernels.compiled import TABLE, Resources, compile_all, read_table
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
@@ -32,7 +33,7 @@ def test_nothing_spills(compiled: dict[str, Resources]) -> None:
 
 
 def test_nothing_takes_more_shared_memory_than_there_is(compiled: dict[str, Resources]) -> None:
-    assert not {key: each for key, each in compiled.items() if each.shared > SHARED_LIMIT[int(key.rpartition("_")[2])]}
+    assert not {key: each for key, each in compiled.items() if each.shared > shared_limit(int(key.rpartition("_")[2]))}
 
 
 def test_products_are_made_on_the_matrix_units(compiled: dict[str, Resources]) -> None:

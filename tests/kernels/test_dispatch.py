@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -109,6 +110,12 @@ def test_under_the_interpreter_fused_means_cpu_tensors_too(monkeypatch: pytest.M
     assert not is_fused("op", CPU)
     with backend("fused"):
         assert is_fused("op", CPU)
+
+
+def test_a_backend_chosen_holds_in_every_thread() -> None:
+    """As autograd's, which run the backward pass of CUDA tensors."""
+    with backend("reference"), ThreadPoolExecutor(1) as threads:
+        assert threads.submit(dispatch.current_backend).result() == "reference"
 
 
 def test_launches_are_counted_and_made_on_the_tensors_device() -> None:

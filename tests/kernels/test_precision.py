@@ -37,6 +37,15 @@ def test_what_is_said_to_torch_afterwards_holds(of_torch: str, name: str) -> Non
     assert get_precision() == name
 
 
+def test_what_is_said_to_torch_in_its_newer_way_holds() -> None:
+    """torch refuses to tell the older setting then."""
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    with pytest.raises(RuntimeError, match="legacy and new APIs"):
+        torch.get_float32_matmul_precision()
+    assert get_precision() == "tf32"
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_it_is_for_fp32_only(dtype: torch.dtype) -> None:
     set_precision("tf32")

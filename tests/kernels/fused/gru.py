@@ -43,7 +43,8 @@ class Case:
 
     def weights(self) -> tuple[Tensor, Tensor | None]:
         w = random(3 * self.width, self.width, dtype=self.dtype, device=self.device, scale=self.width**-0.5)
-        return w, random(3 * self.width, dtype=self.dtype, device=self.device) if self.bias else None
+        b = random(3 * self.width, dtype=self.dtype, device=self.device)
+        return w, ORDERS[self.order](b) if self.bias else None
 
     @property
     def cell(self) -> tuple[float, str]:
