@@ -161,10 +161,17 @@ def test_info(capsys: pytest.CaptureFixture):
     assert {"python", "torch", "triton", "cupy", "mpi4py", "nvtx", "threads", "CUDA", "kernels"} <= set(lines)
 
 
+def _hear_interrupts() -> None:
+    """A shell's background jobs ignore Ctrl-C, and so do their children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupt_leaves_a_run_that_can_be_resumed(tmp_path: Path):
     run_dir = tmp_path / "a run"
     command = [sys.executable, "-m", "lpgpu.cli", "train", "digits", *TINY, "--epochs", "100000"]
-    process = subprocess.Popen([*command, "--run-dir", str(run_dir)], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--run-dir", str(run_dir)], stderr=subprocess.PIPE, text=True, preexec_fn=_hear_interrupts
+    )
     metrics, deadline = run_dir / "metrics.jsonl", time.monotonic() + 60
     while not metrics.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
