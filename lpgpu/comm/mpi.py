@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lpgpu.comm import departure
 from lpgpu.comm.communicator import Arrival, Communicator
+from lpgpu.comm.standstill import Standstill, limit
 from lpgpu.comm.transport import (
     Incoming,
     Outgoing,
@@ -24,7 +25,7 @@ from lpgpu.comm.transport import (
 
 T = TypeVar("T")
 
-_STATE, _GOODBYE = 0, 1  # tags
+_STATE, _GOODBYE, _WAITING = 0, 1, 2  # tags
 _CHECK_EVERY = 0.1  # seconds of waiting between looks whether a neighbour has gone
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -34,9 +35,27 @@ def mpi_communicator(comm: Any) -> "MPICommunicator":
     key = _attribute_key()
     found = comm.Get_attr(key)
     if found is None:
-        found = MPICommunicator(comm.Dup())
+        found = MPICommunicator(_duplicate(comm))
         comm.Set_attr(key, found)
     return found
+
+
+def _duplicate(comm: Any) -> Any:
+    """A communicator of the same ranks with messages of its own.
+
+    Raises:
+        RuntimeError: when some rank does not ask for it within LPGPU_MPI_TIMEOUT seconds.
+    """
+    duplicate, request = comm.Idup()
+    began = time.perf_counter()
+    while not request.Test():
+        time.sleep(0.001)
+        if time.perf_counter() - began > limit():
+            raise RuntimeError(
+                f"a network with comm was made on rank {comm.Get_rank()} of {comm.Get_size()}, but not on all of them, "
+                f"for {limit():g} s (LPGPU_MPI_TIMEOUT)"
+            )
+    return duplicate
 
 
 @functools.cache
@@ -62,6 +81,7 @@ class MPICommunicator:
         _check_thread_level()
         departure.end_the_job_on_failure(*_in_world())
         self._departure = departure.Departure(comm, _GOODBYE)
+        self._standstill, self._waits = Standstill(comm, _WAITING), 0
         # one rank without keeps all from it: blocking and non-blocking collectives do not mix
         self._direct = all(self.allgather(torch.cuda.is_available() and cuda_support().aware))
 
@@ -122,7 +142,7 @@ class MPICommunicator:
         return _Reversed(self)
 
     def wait(self, request: Any) -> None:
-        """Wait for an MPI request, as long as the neighbours are there; Ctrl-C is heard."""
+        """Wait for an MPI request, as long as the neighbours are there and not all wait; Ctrl-C is heard."""
         if request.Test():
             return
         began = last_look = time.perf_counter()
@@ -131,8 +151,10 @@ class MPICommunicator:
             time.sleep(0)  # lets another process have the core
             if time.perf_counter() - last_look > _CHECK_EVERY:
                 self._departure.check()
+                self._standstill.check(self._waits, began)
                 last_look = time.perf_counter()
         self._departure.waited_in_vain()
+        self._waits += 1
         self.seconds_waited += time.perf_counter() - began
         self.cpu_seconds_waited += time.thread_time() - cpu_began
 

@@ -71,6 +71,25 @@ train(3)
 """,
         "OverflowError: the block is at fault",
     ),
+    "no backward": Fault(
+        """
+fault_now()
+for step in range(3):
+    y = net(x)
+    if not at_fault:
+        y.sum().backward()
+""",
+        "all 2 ranks of this communicator wait for each other",
+    ),
+    "one forward more": Fault(
+        """
+fault_now()
+if at_fault:
+    net(x)
+train(1)
+""",
+        "all 2 ranks of this communicator wait for each other",
+    ),
     "raised in a loss": Fault(
         """
 def loss(y, step):
@@ -151,6 +170,27 @@ def test_ctrl_c_ends_the_job(tmp_path: Path) -> None:
     done = job.wait(timeout=SOON)
     assert done.status != 0
     assert time.monotonic() - began < SOON
+
+
+@pytest.mark.parametrize(
+    "made", ["net = LayerParallel(comm if at_fault else None, Block, 4, 1.0)", "net(x) if at_fault else time.sleep(60)"]
+)
+def test_no_wait_is_longer_than_the_limit(made: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    fresh = "comm = comm.Dup()\n" if "LayerParallel" in made else ""
+    script.write_text(f"{SCRIPT}{fresh}{made}\ntime.sleep(60)\n")
+    done = mpi_launcher.run(2, script, timeout=40, environment={"LPGPU_MPI_TIMEOUT": "2"})
+    assert done.status != 0
+    assert "LPGPU_MPI_TIMEOUT" in done.of_ranks[1], done.everything
+
+
+def test_a_slow_rank_is_waited_for(tmp_path: Path) -> None:
+    """Longer than it takes to notice a standstill."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT + 'if at_fault:\n    time.sleep(9)\ntrain(1)\nprint("done", flush=True)\n')
+    done = mpi_launcher.run(3, script, timeout=60)
+    assert done.status == 0, done.everything
+    assert all("done" in text for text in done.of_ranks)
 
 
 def test_a_job_that_ends_well_is_not_disturbed(tmp_path: Path) -> None:
