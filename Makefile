@@ -33,7 +33,10 @@ bench: export MALLOC_TRIM_THRESHOLD_ := 8589934592
 bench: .venv/.installed-demo
 	@$(PY) bench/solver.py
 
-gpu: .venv/.installed-test
+gpu:
+	@command -v nvidia-smi >/dev/null || \
+	{ echo "make gpu: this machine has no NVIDIA driver (nvidia-smi). Nothing was run; make test runs all that needs no GPU." >&2; exit 1; }
+	@$(MAKE) --no-print-directory .venv/.installed-test
 	@$(PY) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || \
 	{ echo "make gpu: PyTorch finds no CUDA GPU here. Nothing was run; make test runs all that needs none." >&2; exit 1; }
 	@$(PY) -m pytest -m gpu

@@ -73,6 +73,8 @@ class _Diagnosis:
             self._say("diverges: its residual is as large as its states", history)
         elif history[-1] > max(history[0], 10 * self.eps * norm):
             self._say("diverges: its residual grew", history)  # and is not down to rounding, where changes mean nothing
+        elif history[-1] > max(history[0] / 2, norm / 100):
+            self._say("hardly converges: its residual was not halved, and is above a hundredth of its states", history)
 
     def _say(self, finding: str, history: list[float]) -> None:
         norms = ", ".join(f"{norm:.3e}" for norm in history) or "none taken"

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lpgpu import GRU, MGRIT, LayerParallel
+from lpgpu import GRU, MGRIT, DivergenceWarning, LayerParallel, Serial
 from lpgpu.nn import DenseBlock
 from tests.assertions import relative_error
 from tests.memory import Allocations
+from tests.nn.networks import WIDTH, inputs, network
 
 
 def test_a_tolerance_does_not_depend_on_the_scale_of_the_loss() -> None:
@@ -79,3 +80,16 @@ def test_values_of_a_layer_that_are_no_tensors_must_agree() -> None:
 
 def test_the_printed_gru_tells_what_it_computes() -> None:
     assert "formulation='implicit'" in repr(GRU(3, 4)) and "MGRIT(" in repr(GRU(3, 4))
+
+
+@pytest.mark.parametrize("solver", [Serial(), MGRIT(coarsening=4)], ids=["serial", "MGRIT"])
+def test_a_block_that_works_in_place_is_refused(solver: Any) -> None:
+    net = network(lambda: nn.Sequential(nn.ReLU(inplace=True), nn.Linear(WIDTH, WIDTH)), 16, solver=solver)
+    with pytest.raises(RuntimeError, match="the block changes its input in place"):
+        net(inputs())
+
+
+def test_a_solve_that_hardly_converges_says_so() -> None:
+    net = LayerParallel(None, lambda: DenseBlock(WIDTH), 64, 300.0, solver=MGRIT(coarsening=4)).double()
+    with pytest.warns(DivergenceWarning, match="the forward solve (hardly converges|diverges)"):
+        net(inputs())

@@ -51,7 +51,13 @@ class FunctionalLayers(Layers):
 
         buffers = _sliced(self.buffers, layers)
         versions = {name: buffer._version for name, buffer in self.buffers.items()}
+        version_of_u = u._version
         out = _batched(phi, theta, buffers, u)
+        if u._version != version_of_u:
+            raise RuntimeError(
+                "the block changes its input in place. A solve visits a state several times, so a block must leave it"
+                " as it is: take inplace=False, or begin the block with x = x.clone()"
+            )
         changed = [name for name, buffer in self.buffers.items() if buffer._version != versions[name]]
         if changed:
             raise RuntimeError(
