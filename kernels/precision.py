@@ -2,8 +2,8 @@
 
 "ieee": fp32 throughout. "tf32x3": three TF32 products, as accurate as fp32 to rounding, on the matrix units. "tf32",
 "bf16": operands rounded to 10 or 7 bits. Sums are kept in fp32 always; fp64 and half-precision tensors are not touched.
-An MGRIT residual cannot fall below the precision its Φ is computed in: with "tf32" it stalls near 1e-3 of the states,
-with "bf16" near 1e-2.
+An MGRIT residual cannot fall below the precision its Φ is computed in: of the order of an operand's rounding relative
+to the states, 2⁻¹¹ with "tf32" and 2⁻⁸ with "bf16".
 """
 
 from typing import Literal, get_args

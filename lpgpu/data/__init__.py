@@ -4,7 +4,7 @@ from lpgpu.data.dataset import Dataset
 from lpgpu.data.digits import load_digits
 from lpgpu.data.errors import DataError
 from lpgpu.data.indian_pines import load_indian_pines
-from lpgpu.data.mnist import FASHION_MNIST, MNIST, load_mnist
+from lpgpu.data.mnist import FASHION_MNIST, MNIST, Source, load_mnist
 from lpgpu.data.peaks import load_peaks
 from lpgpu.data.seq_digits import load_seq_digits
 from lpgpu.data.uci_har import load_uci_har
@@ -14,6 +14,7 @@ __all__ = [
     "MNIST",
     "DataError",
     "Dataset",
+    "Source",
     "load_digits",
     "load_indian_pines",
     "load_mnist",

@@ -56,7 +56,8 @@ def trainer_of_level(recipe: Recipe, options: TrainOptions, level: int) -> Train
 
 def refined(coarse: Trainer, recipe: Recipe, options: TrainOptions) -> Trainer:
     """The trainer of the next finer level, its weights and its optimizer's state prolonged from `coarse`."""
-    assert isinstance(options, ODEOptions)  # others have no levels
+    if not isinstance(options, ODEOptions):
+        raise TypeError(f"options are {type(options).__name__}, of a network without levels; expected ODEOptions")
     fine = trainer_of_level(recipe, options, coarse.level - 1)
     transfer = Transfer(fine.network, coarse.network, options.nested_coarsening, options.transfer)
     prolong_weights(transfer, fine.network, coarse.network)

@@ -250,6 +250,8 @@ class TestWhatRanksMustAgreeOn:
         net = shared()
         with pytest.raises(ValueError, match=r"x is torch.float64 \(3, 4\) on rank 0.*\(2, 4\) on rank 1"):
             net(torch.randn(2 if RANK == 1 else 3, WIDTH, dtype=torch.float64))
+        with pytest.raises(ValueError, match="the values of x"):
+            net(torch.full((3, 4), float(RANK), dtype=torch.float64))
         net.solver = Serial() if RANK == 0 else MGRIT()
         with pytest.raises(ValueError, match=r"solver is Serial\(\) on rank 0, MGRIT"):
             net(torch.randn(3, WIDTH, dtype=torch.float64))
