@@ -39,17 +39,27 @@ def clip_grad_norm_(module: nn.Module, max_norm: float) -> Tensor:
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm is {max_norm}; expected a number > 0")
-    shared = [part for part in module.modules() if isinstance(part, LayerParallel) and part.is_shared]
-    layers = [list(part.layers.parameters()) for part in shared]
-    of_layers = {id(theta) for parameters in layers for theta in parameters}
-    replicated = [theta for theta in module.parameters() if id(theta) not in of_layers]
-    squares = [part.sum_over_ranks(_square(theta)) for part, theta in zip(shared, layers, strict=True)]
-    norm = torch.stack([_square(replicated), *(square.to(_device(module)) for square in squares)]).sum().sqrt()
+    norm = network_norm(module, [theta.grad for theta in module.parameters()])
     factor = (max_norm / (norm + 1e-12)).clamp(max=1)
     for theta in module.parameters():
         if theta.grad is not None:
             theta.grad.mul_(factor.to(theta.grad.device, theta.grad.dtype))
     return norm
+
+
+def network_norm(module: nn.Module, values: Sequence[Tensor | None]) -> Tensor:
+    """2-norm over the whole network of one value for each of `module.parameters()`, such as their gradients, in fp64.
+
+    Layers count on the rank that has them, parameters that all ranks hold count once, None counts as zero. The same on
+    every rank. Collective over the ranks that share the layers.
+    """
+    squares = {id(theta): _square(value) for theta, value in zip(module.parameters(), values, strict=True)}
+    total = torch.zeros((), dtype=torch.float64, device=_device(module))
+    for part in module.modules():
+        if isinstance(part, LayerParallel) and part.is_shared:
+            mine = [squares.pop(id(theta)) for theta in part.layers.parameters()]
+            total += part.sum_over_ranks(_sum(mine, total))
+    return (total + _sum(list(squares.values()), total)).sqrt()
 
 
 def _buckets(parameters: Sequence[Tensor], bucket_bytes: int) -> Iterator[list[Tensor]]:
@@ -77,11 +87,15 @@ def _average(bucket: list[Tensor], communicator: Communicator) -> None:
         theta.grad = part.view_as(theta).to(theta.dtype)
 
 
-def _square(parameters: list[nn.Parameter]) -> Tensor:
-    """‖g‖² of these parameters, in fp64."""
-    norms = [torch.linalg.vector_norm(p.grad, dtype=torch.float64) for p in parameters if p.grad is not None]
-    device = parameters[0].device if parameters else "cpu"
-    return torch.stack(norms).square().sum() if norms else torch.zeros((), dtype=torch.float64, device=device)
+def _square(value: Tensor | None) -> Tensor | None:
+    """‖value‖² in fp64."""
+    return None if value is None else torch.linalg.vector_norm(value, dtype=torch.float64).square()
+
+
+def _sum(squares: list[Tensor | None], like: Tensor) -> Tensor:
+    """The sum of those that are there, on the device of `like`."""
+    there = [square.to(like.device) for square in squares if square is not None]
+    return torch.stack(there).sum() if there else torch.zeros_like(like)
 
 
 def _device(module: nn.Module) -> torch.device | str:

@@ -137,6 +137,8 @@ class LayerParallel(Solved, nn.Module):
 
     def of_all_ranks(self, stacked: Tensor) -> Tensor:
         """The stacked values of all ranks' layers, [layers, ...], of this rank's, on its device. Collective."""
+        if not self.is_shared:
+            return stacked
         parts = self._communicator.allgather(stacked.detach().cpu())
         return torch.cat(parts).to(stacked.device)
 

@@ -14,27 +14,30 @@ cycles are serial propagation.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lpgpu import MGRIT, Serial
 from lpgpu.train.errors import InputError
 from lpgpu.train.metrics import Record
 from lpgpu.train.options import TrainOptions
-from lpgpu.train.solvers import Solves
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One gradient of the objective on a batch, flat, and the solves it took; nothing was trained with it."""
+    """One gradient of the objective on a batch, and the residuals of the solves it took; nothing was trained with it.
 
-    gradient: Tensor
-    forward: Solves
-    adjoint: Solves
+    Attributes:
+        gradient: one tensor for each parameter: of several ranks, those of this one.
+        forward, adjoint: residual norms before each cycle, of the worst solve, over the examples of all data ranks.
+    """
+
+    gradient: tuple[Tensor, ...]
+    forward: list[float]
+    adjoint: list[float]
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,14 @@ class Moment:
         step: steps done, from 0; `steps`: those of the whole run.
         learning_rate: α of this step.
         probe: solver → the gradient of this step's batch with it.
+        norm: 2-norm of what `Probe.gradient` holds, over the whole network and the same on every rank.
     """
 
     step: int
     steps: int
     learning_rate: float
     probe: Callable[[MGRIT | Serial], Probe]
+    norm: Callable[[Sequence[Tensor]], float]
 
 
 class Control(ABC):
@@ -115,7 +120,7 @@ class Adaptive(Control):
         doubled = self.most if before is None else max(2, 2 * before)
         longer = _run(self.start, doubled, doubled)
         probe = moment.probe(longer)
-        histories = [probe.forward.residual_norms, probe.adjoint.residual_norms]
+        histories = [probe.forward, probe.adjoint]
         ratio = max(map(_last_ratio, histories))
         if not ratio <= 1:
             self.cycles = None if before is None or 2 * max(1, before) > self.most else 2 * max(1, before)
@@ -159,7 +164,7 @@ class BiasBudget(Control):
 
         def allowed(cycles: int) -> bool:
             gradient = moment.probe(self.with_cycles(cycles)).gradient
-            bias = float(torch.linalg.vector_norm(gradient - exact))
+            bias = moment.norm([inexact - g for inexact, g in zip(gradient, exact, strict=True)])
             measured[cycles] = bias if math.isfinite(bias) else math.inf
             return measured[cycles] <= allowance
 
@@ -176,7 +181,7 @@ class BiasBudget(Control):
             "cycles_before": before,
             "cycles": self.cycles,
             "bias": self.bias,
-            "gradient": _finite(float(torch.linalg.vector_norm(exact))),
+            "gradient": _finite(moment.norm(exact)),
             "allowance": _finite(allowance),
             "spent": self.spent,
         }

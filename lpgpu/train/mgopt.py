@@ -13,12 +13,18 @@ back as the weights do: what the coarse level changed, times α, scaled by Δt_h
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lpgpu.train.transfer import Interpolation, Tensors, Transfer
+from lpgpu import LayerParallel
+from lpgpu.train.errors import InputError
+from lpgpu.train.networks import ODEOptions
+from lpgpu.train.optimizers import optimizer_of
+from lpgpu.train.recipe import Recipe
+from lpgpu.train.transfer import Interpolation, Tensors, Transfer, coarse_layers
 
 MOMENTUM = ("momentum_buffer", "exp_avg")
 
@@ -73,6 +79,14 @@ class MGOPT(torch.optim.Optimizer):
         self.armijo, self.backtracks = armijo, backtracks
         self.gradients, self.values = [0] * len(networks), [0] * len(networks)
         self.alphas = [0.0] * len(self.transfers)
+
+    @property
+    def work(self) -> float:
+        """Gradients of the finest network that the latest step was worth; an objective alone is half of one."""
+        parts = [[part for part in net.modules() if isinstance(part, LayerParallel)] for net in self.networks]
+        layers = [sum(part.num_steps for part in of_level) for of_level in parts]
+        counts = zip(self.gradients, self.values, layers, strict=True)
+        return sum((gradients + 0.5 * values) * n / layers[0] for gradients, values, n in counts)
 
     @torch.no_grad()
     def step(self, closure: Closure) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -196,6 +210,31 @@ class MGOPT(torch.optim.Optimizer):
             change = transfer.prolong([b - a for a, b in zip(before, coarse[name], strict=True)])
             for buffer, d, stacked in zip(fine[name], change, transfer.stacked, strict=True):
                 buffer.add_(d, alpha=alpha * (transfer.ratio if stacked else 1.0))
+
+
+def mgopt_of(recipe: Recipe, options: ODEOptions, network: nn.Module) -> MGOPT | None:
+    """MG/OPT on `network` and as many coarser ones as the options say; None for none.
+
+    Raises `InputError` where there are not that many.
+    """
+    if not options.mgopt:
+        return None
+    networks, device = [network], next(network.parameters()).device
+    for level in range(1, options.mgopt + 1):
+        layers = coarse_layers(options.layers, options.nested_coarsening, level)
+        if layers < 2:
+            raise InputError(f"mgopt is {options.mgopt}, but level {level} would have {layers} layer; take less")
+        networks.append(recipe.build(replace(options, layers=layers)).network.to(device))
+    before, after, coarsest = options.mgopt_steps
+    return MGOPT(
+        networks,
+        lambda groups: optimizer_of(options, groups),
+        coarsening=options.nested_coarsening,
+        transfer=options.transfer,
+        before=before,
+        after=after,
+        coarsest=coarsest,
+    )
 
 
 def _groups(network: nn.Module, stacked: list[bool]) -> list[dict[str, Any]]:

@@ -62,14 +62,22 @@ class ODEOptions(TrainOptions):
         return f"{self.layers} layers"
 
     def for_one_process(self) -> dict[str, object]:
-        chosen = {"nested": self.nested, "mgopt": self.mgopt}
-        return super().for_one_process() | {name: value for name, value in chosen.items() if value}
+        return super().for_one_process() | ({"mgopt": self.mgopt} if self.mgopt else {})
+
+    def check_ranks(self) -> None:
+        super().check_ranks()
+        self.ranks.share(self.layers)
 
     def stack(self, block: Callable[[], nn.Module]) -> LayerParallel:
-        """The layers of these options, or this rank's share of them."""
-        ranks = self.ranks
+        """The layers of these options, or this rank's share of them.
+
+        A coarser network of nested iteration may have fewer layers than there are ranks: each then has it whole.
+        """
+        ranks, solver = self.ranks, self.layer_solver()
+        if self.layers < ranks.grid.layer_ranks:
+            return LayerParallel(None, block, self.layers, self.final_time, solver=solver)
         mine = len(ranks.share(self.layers))
-        return LayerParallel(ranks.grid.layer_comm, block, mine, self.final_time, solver=self.layer_solver())
+        return LayerParallel(ranks.grid.layer_comm, block, mine, self.final_time, solver=solver)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -164,9 +164,8 @@ class TrainOptions:
         return ranks_of(self.layer_ranks, self.data_ranks)
 
     def for_one_process(self) -> dict[str, object]:
-        """Those of these options that decide by figures of one rank alone, or take all layers to be on it."""
-        chosen = {"optimizer": (self.optimizer, "lbfgs"), "control": (self.control, "adaptive", "bias-budget")}
-        return {name: value for name, (value, *alone) in chosen.items() if value in alone}
+        """Those of these options that decide by figures of one rank alone."""
+        return {"optimizer": "lbfgs"} if self.optimizer == "lbfgs" else {}
 
     def check_ranks(self) -> None:
         """Raise `InputError` where the ranks of this job cannot train with these options."""

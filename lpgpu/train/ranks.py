@@ -6,9 +6,11 @@ All ranks run the same program and take the same decisions. What only one of the
 the root and told to the others.
 """
 
+import math
 import os
 from collections.abc import Callable
 from functools import cache
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -85,6 +87,11 @@ class Ranks:
         if len(mine):
             return mine, len(mine) * ranks / len(chosen)
         return chosen[:1], 0.0
+
+    def norms_over_data(self, norms: list[float]) -> list[float]:
+        """Norms over the examples of all data ranks, of norms over this one's: √Σ‖·‖². The same on every rank."""
+        of_all = self.grid.communicator.allgather(norms)[:: self.grid.layer_ranks]
+        return [math.hypot(*each) for each in zip_longest(*of_all, fillvalue=0.0)]
 
     def average_gradients(self, network: nn.Module) -> None:
         """Replace every gradient by its mean over the data ranks."""

@@ -1,9 +1,8 @@
 """One epoch of training, and one look at the test set."""
 
 import random
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,28 +11,26 @@ from torch import Tensor, nn
 
 from lpgpu import (
     MGRIT,
-    LayerParallel,
     Serial,
-    clip_grad_norm_,
     full_optimizer_state_dict,
     full_state_dict,
     load_full_optimizer_state_dict,
     load_full_state_dict,
 )
+from lpgpu.nn.gradients import network_norm
 from lpgpu.profiling import nvtx_range
 from lpgpu.train.control import Moment, Probe, control_of
-from lpgpu.train.errors import InputError, TrainingDivergedError
+from lpgpu.train.errors import TrainingDivergedError
 from lpgpu.train.measures import Measures
 from lpgpu.train.metrics import Record, RunningMean
-from lpgpu.train.mgopt import MGOPT
+from lpgpu.train.mgopt import mgopt_of
 from lpgpu.train.networks import ODEOptions
+from lpgpu.train.objective import Objective
 from lpgpu.train.optimizers import optimizer_of
 from lpgpu.train.options import TrainOptions
 from lpgpu.train.recipe import Problem, Recipe, propagated_parts
-from lpgpu.train.regularization import depth_smoothness, smoothness_between_ranks, tikhonov
 from lpgpu.train.schedulers import scheduler_of, step_scheduler
 from lpgpu.train.solvers import latest_solves, probing, using_solver
-from lpgpu.train.transfer import coarse_layers
 
 
 class Trainer:
@@ -52,7 +49,8 @@ class Trainer:
         self.problem: Problem = recipe.build(options)
         self.network = self.problem.network.to(self.device)
         self.data = self.problem.dataset.to(self.device)
-        self.mgopt = self._mgopt(recipe, options) if isinstance(options, ODEOptions) and options.mgopt else None
+        self.objective = Objective(self.problem, options, self._timed)
+        self.mgopt = mgopt_of(recipe, options, self.network) if isinstance(options, ODEOptions) else None
         for part in self.problem.propagated if self.mgopt is None else propagated_parts(*self.mgopt.networks):
             part.register_forward_pre_hook(_refuse_non_finite)
         self.optimizer = self.mgopt or optimizer_of(options, self.network.parameters())
@@ -104,9 +102,7 @@ class Trainer:
         self.network.eval()
         size = self.options.batch_size
         for inputs, labels in zip(self.data.test_inputs.split(size), self.data.test_labels.split(size), strict=True):
-            with self._autocast():
-                scores = self.network(inputs.to(self.device))
-                loss = self.problem.loss(scores, labels)
+            loss, scores = self.objective.loss(self.network, inputs.to(self.device), labels)
             running.add(loss, scores, labels)
         return running.values()
 
@@ -160,16 +156,18 @@ class Trainer:
         self.measures.load_state_dict(state["measures"])
         self._use(self.control.solver)
 
-    def gradient_with(self, solver: MGRIT | Serial, inputs: Tensor, labels: Tensor) -> Probe:
-        """The objective's gradient on a batch with `solver`; weights, random state and gradients stay as they are."""
+    def gradient_with(self, solver: MGRIT | Serial, inputs: Tensor, labels: Tensor, weight: float = 1.0) -> Probe:
+        """The objective's gradient on a batch with `solver`; weights, random state and gradients stay as they are.
+
+        `weight` is that of these examples in the mean over data ranks.
+        """
         with probing(self.problem.propagated, solver, self.device):
-            self._closure(inputs, labels)(self.network)
-            gradient = torch.cat(
-                [theta.grad.flatten() for theta in self.network.parameters() if theta.grad is not None]
-            )
+            self.objective.closure(inputs, labels, weight=weight)(self.network)
+            gradient = [torch.zeros_like(x) if x.grad is None else x.grad for x in self.network.parameters()]
             forward, adjoint = latest_solves(self.problem.propagated)
         self.optimizer.zero_grad(set_to_none=True)
-        return Probe(gradient, forward, adjoint)
+        norms = [self.ranks.norms_over_data(solves.residual_norms) for solves in (forward, adjoint)]
+        return Probe(tuple(gradient), *norms)
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, float]]:
         """Those of this epoch that are still to come; their order follows from the seed and the epoch alone.
@@ -196,9 +194,9 @@ class Trainer:
 
     def _step(self, inputs: Tensor, labels: Tensor, weight: float) -> None:
         measures = self.measures
-        self._control(inputs, labels)
+        self._control(inputs, labels, weight)
         first: list[Tensor] = []  # loss and scores before the step, whatever else the optimizer evaluates
-        closure = self._closure(inputs, labels, first, weight)
+        closure = self.objective.closure(inputs, labels, first, weight)
         evaluations = [0]
 
         def counted(network: nn.Module = self.network) -> Tensor:
@@ -215,46 +213,17 @@ class Trainer:
         if weight:
             measures.running.add(first[0], first[1], labels)
         measures.add_solves(*latest_solves(self.problem.propagated))
-        measures.work += self.depth * (evaluations[0] if self.mgopt is None else self._mgopt_work(self.mgopt))
+        measures.work += self.depth * (evaluations[0] if self.mgopt is None else self.mgopt.work)
         measures.batches += 1
         if self.scheduler is not None and self.options.scheduler_every == "batch":
             step_scheduler(self.scheduler, first[0])
 
-    def _closure(
-        self, inputs: Tensor, labels: Tensor, first: list[Tensor] | None = None, weight: float = 1.0
-    ) -> Callable[[nn.Module], Tensor]:
-        """network → its objective on a batch, and, where gradients are enabled, the gradient in its parameters.
-
-        `weight` is that of these examples' mean loss in the mean over data ranks.
-        """
-
-        def closure(network: nn.Module) -> Tensor:
-            network.zero_grad(set_to_none=True)
-            with self._timed("forward"):
-                with self._autocast():
-                    scores = network(inputs)
-                    loss = self.problem.loss(scores, labels)
-                objective = weight * loss + self._penalty(network)
-            if first is not None and not first:
-                first.extend((loss.detach(), scores.detach()))
-            if torch.is_grad_enabled():
-                with self._timed("backward"):
-                    objective.backward()
-                if self.ranks.grid.data_ranks > 1:
-                    with self.measures.timings("communication"):
-                        self.ranks.average_gradients(network)
-                if self.options.clip:
-                    clip_grad_norm_(network, self.options.clip)
-            return objective
-
-        return closure
-
-    def _control(self, inputs: Tensor, labels: Tensor) -> None:
+    def _control(self, inputs: Tensor, labels: Tensor, weight: float) -> None:
         """Let the iteration control choose the solver of this step."""
 
         def probe(solver: MGRIT | Serial) -> Probe:
             self.measures.work += self.depth
-            return self.gradient_with(solver, inputs, labels)
+            return self.gradient_with(solver, inputs, labels, weight)
 
         steps = self.steps_per_epoch
         moment = Moment(
@@ -262,11 +231,17 @@ class Trainer:
             steps=self.options.epochs * steps,
             learning_rate=self.learning_rate,
             probe=probe,
+            norm=self._norm,
         )
         decision = self.control.before_step(moment)
         if decision is not None:
             self.measures.decisions.append(decision)
             self._use(self.control.solver)
+
+    def _norm(self, gradient: Sequence[Tensor]) -> float:
+        """Of a gradient of the whole network. All ranks take the root's figure, so that they decide alike."""
+        norm = network_norm(self.network, gradient)
+        return self.ranks.from_root(lambda: float(norm))
 
     def _optimizer_state(self) -> dict[str, Any]:
         if self.ranks.alone:
@@ -293,45 +268,6 @@ class Trainer:
                 group["lr"] *= self.options.decay
         elif self.options.scheduler_every == "epoch":
             step_scheduler(self.scheduler, train_loss)
-
-    def _autocast(self) -> AbstractContextManager:
-        return torch.autocast(self.device.type, torch.bfloat16) if self.options.amp else nullcontext()
-
-    def _penalty(self, network: nn.Module) -> Tensor | float:
-        options, penalty = self.options, 0.0
-        if options.tikhonov:
-            penalty += options.tikhonov * tikhonov(network.parameters())
-        if isinstance(options, ODEOptions) and options.smoothness:
-            for part in propagated_parts(network):
-                if isinstance(part, LayerParallel):
-                    penalty += options.smoothness * depth_smoothness(part.parameters(), part.dt)
-                    penalty += options.smoothness * smoothness_between_ranks(part, self.ranks.grid.layer_rank)
-        return penalty
-
-    def _mgopt(self, recipe: Recipe, options: ODEOptions) -> MGOPT:
-        """MG/OPT on this network and `options.mgopt` coarser ones."""
-        networks = [self.network]
-        for level in range(1, options.mgopt + 1):
-            layers = coarse_layers(options.layers, options.nested_coarsening, level)
-            if layers < 2:
-                raise InputError(f"mgopt is {options.mgopt}, but level {level} would have {layers} layer; take less")
-            networks.append(recipe.build(replace(options, layers=layers)).network.to(self.device))
-        before, after, coarsest = options.mgopt_steps
-        return MGOPT(
-            networks,
-            lambda groups: optimizer_of(options, groups),
-            coarsening=options.nested_coarsening,
-            transfer=options.transfer,
-            before=before,
-            after=after,
-            coarsest=coarsest,
-        )
-
-    def _mgopt_work(self, mgopt: MGOPT) -> float:
-        """Gradients of the finest network that the latest step was worth; an objective alone is half of one."""
-        layers = [sum(part.num_steps for part in propagated_parts(net)) for net in mgopt.networks]  # pyright: ignore
-        counts = zip(mgopt.gradients, mgopt.values, layers, strict=True)
-        return sum((gradients + 0.5 * values) * n / layers[0] for gradients, values, n in counts)
 
 
 def _refuse_non_finite(part: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -10,7 +10,7 @@ Gradients go down with Pᵀ: d/dx_H f(P x_H) = Pᵀ ∇f. Both P have rows that 
 outside of the `LayerParallel`s, such as those of a stem, are the same on all levels: P = R = 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -20,6 +20,7 @@ from lpgpu import LayerParallel
 
 Interpolation = Literal["constant", "linear"]
 Tensors = list[Tensor]
+Owner = LayerParallel | None
 
 
 def coarse_layers(layers: int, coarsening: int, level: int = 1) -> int:
@@ -45,7 +46,8 @@ def prolongation(layers: int, coarsening: int, kind: Interpolation) -> Tensor:
 class Transfer:
     """P, R and Pᵀ between the parameters of a network and of the one that has every m-th of its layers.
 
-    Tensors come and go as lists in the order of `network.parameters()`.
+    Tensors come and go as lists in the order of `network.parameters()`. Where several ranks share the layers, each
+    gives and gets those of its own, and all call together.
 
     Attributes:
         stacked: for every parameter, whether it is of a `LayerParallel`, [layers, ...].
@@ -57,29 +59,50 @@ class Transfer:
 
     def __init__(self, fine: nn.Module, coarse: nn.Module, coarsening: int, kind: Interpolation = "constant"):
         self.coarsening = coarsening
-        parts = [[part for part in net.modules() if isinstance(part, LayerParallel)] for net in (fine, coarse)]
-        sizes = {id(theta): part.num_steps for part in parts[0] for theta in part.parameters()}
-        self.stacked = [id(theta) in sizes for theta in fine.parameters()]
-        self.ratio = 1.0
-        self._p: list[Tensor | None] = [None] * len(self.stacked)
-        expected = []
-        for place, theta in enumerate(fine.parameters()):
-            p = prolongation(sizes[id(theta)], coarsening, kind).to(theta) if self.stacked[place] else None
-            self._p[place] = p
-            expected.append(theta.shape if p is None else (p.shape[1], *theta.shape[1:]))
-        if [theta.shape for theta in coarse.parameters()] != expected:
+        pairs = [list(_parameters(network)) for network in (fine, coarse)]
+        if len(pairs[0]) != len(pairs[1]) or not all(map(self._follow, *pairs)):
             raise ValueError(f"the coarse network is not the fine one with every {coarsening}-th of its layers")
-        if parts[0]:
-            self.ratio = parts[0][0].dt / parts[1][0].dt
+        self._owners = [(part, coarse_part) for (_, part), (_, coarse_part) in zip(*pairs, strict=True)]
+        self.stacked = [part is not None for part, _ in self._owners]
+        self.ratio = next((part.dt / coarse_part.dt for part, coarse_part in self._owners if part and coarse_part), 1.0)
+        self._up: list[Tensor | None] = []  # this rank's rows of P, and of Pᵀ
+        self._down: list[Tensor | None] = []
+        for (theta, part), (_, coarse_part) in zip(*pairs, strict=True):
+            p = prolongation(part.num_steps, coarsening, kind).to(theta) if part else None
+            self._up.append(None if p is None or part is None else part.of_this_rank(p, "P"))
+            self._down.append(None if p is None or coarse_part is None else coarse_part.of_this_rank(p.T, "Pᵀ"))
 
     def prolong(self, coarse: Sequence[Tensor]) -> Tensors:
         """P x_H."""
-        return [x if p is None else torch.tensordot(p, x, 1) for p, x in zip(self._p, coarse, strict=True)]
+        return [_times(up, x, part) for up, x, (_, part) in zip(self._up, coarse, self._owners, strict=True)]
 
     def restrict(self, fine: Sequence[Tensor]) -> Tensors:
         """Pᵀ g_h."""
-        return [g if p is None else torch.tensordot(p.T, g, 1) for p, g in zip(self._p, fine, strict=True)]
+        return [_times(down, g, part) for down, g, (part, _) in zip(self._down, fine, self._owners, strict=True)]
 
     def inject(self, fine: Sequence[Tensor]) -> Tensors:
         """R x_h."""
-        return [x if p is None else x[:: self.coarsening] for p, x in zip(self._p, fine, strict=True)]
+        return [
+            part_H.of_this_rank(part.of_all_ranks(x)[:: self.coarsening], "R x") if part and part_H else x
+            for x, (part, part_H) in zip(fine, self._owners, strict=True)
+        ]
+
+    def _follow(self, fine: tuple[Tensor, Owner], coarse: tuple[Tensor, Owner]) -> bool:
+        """Whether a parameter of the coarse network is what it has to be."""
+        (theta, part), (theta_H, part_H) = fine, coarse
+        if part is None or part_H is None:
+            return part is part_H and theta.shape == theta_H.shape
+        layers = coarse_layers(part.num_steps, self.coarsening)
+        return part_H.num_steps == layers and theta.shape[1:] == theta_H.shape[1:]
+
+
+def _parameters(network: nn.Module) -> Iterator[tuple[Tensor, Owner]]:
+    """Each parameter, and the `LayerParallel` whose layers it is of."""
+    parts = [part for part in network.modules() if isinstance(part, LayerParallel)]
+    owners = {id(theta): part for part in parts for theta in part.parameters()}
+    return ((theta, owners.get(id(theta))) for theta in network.parameters())
+
+
+def _times(matrix: Tensor | None, x: Tensor, owner: Owner) -> Tensor:
+    """`matrix` times the `x` of all ranks, [layers, ...]; where there is none, `x`."""
+    return x if matrix is None or owner is None else torch.tensordot(matrix, owner.of_all_ranks(x), 1)

@@ -8,19 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from lpgpu import MGRIT, Serial, SolveResult
+from lpgpu import MGRIT, Serial
 from lpgpu.train import InputError, find_recipe, train
 from lpgpu.train.control import Adaptive, BiasBudget, Fixed, Moment, Probe, control_of
 from lpgpu.train.metrics import read_records
-from lpgpu.train.solvers import Solves
 from lpgpu.train.trainer import Trainer
 from tests.train.helpers import tiny_run
 
 START = MGRIT(levels=2, iterations=2, adjoint_iterations=1)
 
 
-def solves(norms) -> Solves:
-    return Solves((SolveResult(len(norms), None, (1,), 1, 0, 0, tuple(torch.tensor(float(n) ** 2) for n in norms)),))
+def norm(gradient) -> float:
+    return float(torch.linalg.vector_norm(torch.cat([part.flatten() for part in gradient])))
 
 
 class Script:
@@ -32,13 +31,13 @@ class Script:
     def __call__(self, solver: MGRIT | Serial) -> Probe:
         self.asked.append(solver)
         if not isinstance(solver, MGRIT):
-            return Probe(torch.zeros(2), solves([]), solves([]))
+            return Probe((torch.zeros(2),), [], [])
         norms = [self.factor**k for k in range(solver.iterations)]
         gradient = torch.tensor([self.bias(solver.iterations), 0.0])
-        return Probe(gradient, solves(norms), solves(norms[: solver.adjoint_iterations]))
+        return Probe((gradient,), norms, norms[: solver.adjoint_iterations])
 
     def moment(self, step: int = 0, steps: int = 100, learning_rate: float = 0.1) -> Moment:
-        return Moment(step=step, steps=steps, learning_rate=learning_rate, probe=self)
+        return Moment(step=step, steps=steps, learning_rate=learning_rate, probe=self, norm=norm)
 
 
 def test_fixed_asks_for_nothing():
@@ -89,8 +88,8 @@ def test_adaptive_probes_as_often_as_it_should():
 def test_residuals_at_rounding_are_not_taken_for_divergence():
     control = adaptive(most=16)
     norms = [1.0, 1e-4, 1e-7, 1.1e-7]
-    script = lambda solver: Probe(torch.zeros(1), solves(norms), solves(norms))  # noqa: E731
-    control.before_step(Moment(step=0, steps=9, learning_rate=1.0, probe=script))
+    script = lambda solver: Probe((torch.zeros(1),), norms, norms)  # noqa: E731
+    control.before_step(Moment(step=0, steps=9, learning_rate=1.0, probe=script, norm=norm))
     assert control.cycles == 1
 
 
@@ -129,10 +128,10 @@ def test_budget_without_a_finite_bias_is_serial():
 
 def test_decisions_are_json_even_where_training_diverges():
     def probe(solver: MGRIT | Serial) -> Probe:
-        return Probe(torch.full((2,), math.nan), solves([1.0, math.nan]), solves([math.inf]))
+        return Probe((torch.full((2,), math.nan),), [1.0, math.nan], [math.inf])
 
     for control in (budget(), adaptive()):
-        decision = control.before_step(Moment(step=0, steps=9, learning_rate=1.0, probe=probe))
+        decision = control.before_step(Moment(step=0, steps=9, learning_rate=1.0, probe=probe, norm=norm))
         json.dumps(decision, allow_nan=False)
 
 
@@ -156,11 +155,14 @@ def test_a_probe_leaves_no_trace():
     inputs, labels = trainer.first_batch()
     (layers,) = trainer.problem.propagated
     state, before = torch.get_rng_state(), layers.solver
-    serial, inexact = (trainer.gradient_with(solver, inputs, labels).gradient for solver in (Serial(), before))
+    serial, inexact = (
+        torch.cat([part.flatten() for part in trainer.gradient_with(solver, inputs, labels).gradient])
+        for solver in (Serial(), before)
+    )
     assert 0 < torch.linalg.vector_norm(inexact - serial) < 0.5 * torch.linalg.vector_norm(serial)
     assert torch.equal(torch.get_rng_state(), state) and layers.solver is before
     assert all(theta.grad is None for theta in trainer.network.parameters())
-    penalty = trainer._penalty(trainer.network)
+    penalty = trainer.objective.penalty(trainer.network)
     layers.solver = Serial()
     loss = trainer.problem.loss(trainer.network(inputs), labels) + penalty
     exact = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(trainer.network.parameters()))])

@@ -12,12 +12,14 @@ import torch
 from lpgpu.train import Comparison, InputError, Run, find_recipe, train
 from lpgpu.train.metrics import epoch_records, read_records
 from lpgpu.train.ranks import ranks_of
+from lpgpu.train.trainer import Trainer
 from tests.assertions import assert_close_relative
 from tests.nn.ranks import COMM, RANK, SIZE
 from tests.train.helpers import network_of, tiny_run
 
 pytestmark = [pytest.mark.mpi(2, 3, 4), pytest.mark.usefixtures("no_plots")]
 PENALTIES = {"smoothness": 1e-3, "tikhonov": 1e-4, "clip": 0.5}
+PROBES = {"probe_every": 2, "coarsening": 2, "levels": 3, "iterations": 3, "adjoint_iterations": 3}
 
 
 @pytest.fixture
@@ -42,6 +44,9 @@ def assert_same_runs(came: Run, expected: Run) -> None:
     for one, other in zip(*(epoch_records(read_records(run.metrics)) for run in (came, expected)), strict=True):
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
         assert one["test_loss"] == pytest.approx(other["test_loss"], rel=1e-3)
+        assert len(one["decisions"]) == len(other["decisions"])
+        for decision, of_one in zip(one["decisions"], other["decisions"], strict=True):
+            assert decision == pytest.approx(of_one, rel=2e-2)  # of a bias, the difference of two gradients
     weights, of_one = network_of(came), network_of(expected)
     for name in of_one:
         assert_close_relative(weights[name], of_one[name], name, tolerance=5e-3)
@@ -53,8 +58,15 @@ def assert_same_runs(came: Run, expected: Run) -> None:
         ("digits", {"layers": 9, **PENALTIES}),
         ("digits", {"layers": 9, "data_ranks": 2 if SIZE == 4 else SIZE, **PENALTIES}),
         ("seq-digits", {"iterations": 3, "adjoint_iterations": 3}),
+        ("digits", {"layers": 9, "nested": 2, "nested_epochs": 1, "transfer": "linear", **PENALTIES}),
+        ("digits", {"layers": 9, "control": "adaptive", **PROBES}),
+        (
+            "digits",
+            {"layers": 9, "control": "bias-budget", "bias_bound": 0.02, **PROBES, "data_ranks": 2 if SIZE == 4 else 1},
+        ),
+        ("digits", {"layers": 9, "control": "adaptive", **PROBES, "data_ranks": 2 if SIZE == 4 else SIZE}),
     ],
-    ids=["layers", "data", "time steps"],
+    ids=["layers", "data", "time steps", "nested", "adaptive", "bias budget", "adaptive, data"],
 )
 def test_any_number_of_ranks_trains_the_same_network(
     recipe: str, options: dict[str, Any], shared: Path, tmp_path: Path
@@ -101,10 +113,8 @@ def test_what_fails_on_the_root_fails_everywhere(shared: Path) -> None:
         ({"layer_ranks": 7}, f"but there are {SIZE} ranks"),
         ({"data_ranks": 5}, f"but there are {SIZE} ranks"),
         ({"layers": 1}, f"{SIZE} ranks cannot share 1 layers"),
-        ({"nested": 1}, "nested is 1, which is for one process"),
         ({"mgopt": 1}, "mgopt is 1, which is for one process"),
         ({"optimizer": "lbfgs"}, "optimizer is 'lbfgs', which is for one process"),
-        ({"control": "adaptive"}, "control is 'adaptive', which is for one process"),
     ],
 )
 def test_what_several_ranks_cannot_do_is_refused_by_all(options: dict[str, Any], says: str, shared: Path) -> None:
@@ -128,6 +138,30 @@ def test_examples_are_shared_out_once_each() -> None:
         counted = sorted(example for examples, weight in shards if weight for example in examples)
         assert counted == list(range(count))
         assert sum(weight for _, weight in shards) == pytest.approx(SIZE)
+
+
+@pytest.mark.parametrize("data_ranks", [1, SIZE])
+def test_a_probe_is_of_the_whole_network_on_the_whole_batch(data_ranks: int) -> None:
+    recipe = find_recipe("digits")
+    options = replace(recipe.defaults, layers=8, channels=2, device="cpu", tikhonov=1e-3, data_ranks=data_ranks)
+    trainer = Trainer(recipe, options)
+    chosen = torch.arange(2 * SIZE + 1)  # no even share
+    mine, weight = trainer.ranks.shard(chosen)
+    probe = trainer.gradient_with(options.mgrit(), *examples(trainer, mine), weight)
+    norm = trainer._norm(probe.gradient)
+    with one_process():
+        alone = Trainer(recipe, replace(options, data_ranks=1))
+        expected = alone.gradient_with(options.mgrit(), *examples(alone, chosen))
+        assert norm == pytest.approx(alone._norm(expected.gradient), rel=1e-4)
+    assert probe.forward == pytest.approx(expected.forward, rel=1e-4)
+    assert COMM.allgather((norm, probe.forward)) == [(norm, probe.forward)] * SIZE
+    if data_ranks == 1:  # a mean loss over the shares scales the adjoint states
+        assert probe.adjoint == pytest.approx(expected.adjoint, rel=1e-4)
+
+
+def examples(trainer: Trainer, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs and labels of some training examples."""
+    return trainer.data.train_inputs[chosen], trainer.data.train_labels[chosen]
 
 
 def _count_calls(monkeypatch: pytest.MonkeyPatch, module: str, name: str, calls: list[str]) -> None:
