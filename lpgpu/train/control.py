@@ -18,26 +18,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lpgpu import MGRIT, Serial
 from lpgpu.train.errors import InputError
 from lpgpu.train.metrics import Record
 from lpgpu.train.options import TrainOptions
+from lpgpu.train.solvers import Probe
 
 
-@dataclass(frozen=True)
-class Probe:
-    """One gradient of the objective on a batch, and the residuals of the solves it took; nothing was trained with it.
-
-    Attributes:
-        gradient: one tensor for each parameter: of several ranks, those of this one.
-        forward, adjoint: residual norms before each cycle, of the worst solve, over the examples of all data ranks.
-    """
-
-    gradient: tuple[Tensor, ...]
-    forward: list[float]
-    adjoint: list[float]
+def two_norm(gradient: Sequence[Tensor]) -> float:
+    """Of the parts of a vector that is all here."""
+    return math.sqrt(sum(float(torch.linalg.vector_norm(part, dtype=torch.float64)) ** 2 for part in gradient))
 
 
 @dataclass(frozen=True)
@@ -48,14 +41,14 @@ class Moment:
         step: steps done, from 0; `steps`: those of the whole run.
         learning_rate: α of this step.
         probe: solver → the gradient of this step's batch with it.
-        norm: 2-norm of what `Probe.gradient` holds, over the whole network and the same on every rank.
+        norm: 2-norm of what `Probe.gradient` holds; where ranks share the layers, over all, the same on every rank.
     """
 
     step: int
     steps: int
     learning_rate: float
     probe: Callable[[MGRIT | Serial], Probe]
-    norm: Callable[[Sequence[Tensor]], float]
+    norm: Callable[[Sequence[Tensor]], float] = two_norm
 
 
 class Control(ABC):

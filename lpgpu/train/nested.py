@@ -11,12 +11,13 @@ history of the coarse network, starts anew.
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from lpgpu.train.networks import ODEOptions
 from lpgpu.train.options import TrainOptions
 from lpgpu.train.recipe import Recipe
 from lpgpu.train.trainer import Trainer
-from lpgpu.train.transfer import Transfer, coarse_layers
+from lpgpu.train.transfer import Interpolation, Transfer, coarse_layers
 
 MOMENTS = {"momentum_buffer": 1, "exp_avg": 1, "exp_avg_sq": 2}  # by which power of the gradient they scale
 
@@ -59,26 +60,47 @@ def refined(coarse: Trainer, recipe: Recipe, options: TrainOptions) -> Trainer:
     if not isinstance(options, ODEOptions):
         raise TypeError(f"options are {type(options).__name__}, of a network without levels; expected ODEOptions")
     fine = trainer_of_level(recipe, options, coarse.level - 1)
-    transfer = Transfer(fine.network, coarse.network, options.nested_coarsening, options.transfer)
-    prolong_weights(transfer, fine.network, coarse.network)
-    if options.optimizer != "lbfgs" and not options.mgopt:
-        prolong_moments(transfer, fine.optimizer, coarse.optimizer, fine.network, coarse.network)
+    carries = options.optimizer != "lbfgs" and not options.mgopt
+    prolong_(
+        fine.network,
+        coarse.network,
+        coarsening=options.nested_coarsening,
+        transfer=options.transfer,
+        optimizers=(fine.optimizer, coarse.optimizer) if carries else None,
+    )
     return fine
 
 
 @torch.no_grad()
-def prolong_weights(transfer: Transfer, fine: torch.nn.Module, coarse: torch.nn.Module) -> None:
-    """θ_h = P θ_H."""
-    for theta, value in zip(fine.parameters(), transfer.prolong(list(coarse.parameters())), strict=True):
+def prolong_(
+    fine: nn.Module,
+    coarse: nn.Module,
+    *,
+    coarsening: int = 2,
+    transfer: Interpolation = "constant",
+    optimizers: tuple[torch.optim.Optimizer, torch.optim.Optimizer] | None = None,
+) -> None:
+    """θ_h = P θ_H: let `fine` start from the trained `coarse`, the network of every m-th of its layers.
+
+    `optimizers`, SGD, Adam or AdamW of the one and of the other, go along: moments are prolonged as the weights are.
+    Where several ranks share the layers, all call together.
+
+    Raises:
+        ValueError: when `coarse` is not the network of `fine` with ⌈N/m⌉ layers.
+    """
+    between = Transfer(fine, coarse, coarsening, transfer)
+    for theta, value in zip(fine.parameters(), between.prolong(list(coarse.parameters())), strict=True):
         theta.copy_(value)
+    if optimizers is not None:
+        _prolong_moments(between, *optimizers, fine, coarse)
 
 
-def prolong_moments(
+def _prolong_moments(
     transfer: Transfer,
     fine: torch.optim.Optimizer,
     coarse: torch.optim.Optimizer,
-    fine_network: torch.nn.Module,
-    coarse_network: torch.nn.Module,
+    fine_network: nn.Module,
+    coarse_network: nn.Module,
 ) -> None:
     """Give `fine` the state of `coarse`: moments prolonged and scaled, all else as it is."""
     parameters = list(coarse_network.parameters())

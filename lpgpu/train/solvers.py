@@ -2,16 +2,16 @@
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lpgpu import MGRIT, DivergenceWarning, LayerParallel, Serial, SolveResult
-from lpgpu.train.recipe import Problem, Propagated
+from lpgpu.train.recipe import Problem, Propagated, propagated_parts
 
 
 @contextmanager
@@ -25,15 +25,6 @@ def using_solver(parts: Iterable[Propagated], solver: MGRIT | Serial) -> Iterato
     finally:
         for part, own in before:
             part.solver = own
-
-
-@contextmanager
-def probing(parts: Iterable[Propagated], solver: MGRIT | Serial, device: torch.device) -> Iterator[None]:
-    """As `using_solver`, and leaving no trace: random states come back, and a divergence, expected here, is no news."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices), warnings.catch_warnings(), using_solver(parts, solver):
-        warnings.simplefilter("ignore", DivergenceWarning)
-        yield
 
 
 @dataclass(frozen=True)
@@ -79,6 +70,38 @@ def _solves(results: list[SolveResult | None]) -> Solves:
     if len(done) < len(results):
         raise RuntimeError("the network has not been propagated forward and backward yet")
     return Solves(done)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One gradient of the objective on a batch, and the residuals of the solves it took; nothing was trained with it.
+
+    Attributes:
+        gradient: one tensor for each parameter: of several ranks, those of this one.
+        forward, adjoint: residual norms before each cycle, of the worst solve.
+    """
+
+    gradient: tuple[Tensor, ...]
+    forward: list[float]
+    adjoint: list[float]
+
+
+def gradient_probe(network: nn.Module, solver: MGRIT | Serial, compute: Callable[[], object]) -> Probe:
+    """What `compute()`, such as `lambda: loss(network(x), y).backward()`, gives with `solver`.
+
+    The weights, the network's own solvers and the random state stay as they are; gradients are cleared. A divergence,
+    expected here, is no news.
+    """
+    parts = propagated_parts(network)
+    devices = {theta.device for theta in network.parameters() if theta.device.type == "cuda"}
+    network.zero_grad(set_to_none=True)
+    with torch.random.fork_rng(devices), warnings.catch_warnings(), using_solver(parts, solver):
+        warnings.simplefilter("ignore", DivergenceWarning)
+        compute()
+        forward, adjoint = latest_solves(parts)
+    gradient = tuple(torch.zeros_like(x) if x.grad is None else x.grad for x in network.parameters())
+    network.zero_grad(set_to_none=True)
+    return Probe(gradient, forward.residual_norms, adjoint.residual_norms)
 
 
 def residual_histories(problem: Problem, inputs: Tensor, labels: Tensor) -> tuple[list[float], list[float]]:

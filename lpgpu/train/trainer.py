@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from lpgpu import (
 )
 from lpgpu.nn.gradients import network_norm
 from lpgpu.profiling import nvtx_range
-from lpgpu.train.control import Moment, Probe, control_of
+from lpgpu.train.control import Moment, control_of
 from lpgpu.train.errors import TrainingDivergedError
 from lpgpu.train.measures import Measures
 from lpgpu.train.metrics import Record, RunningMean
@@ -30,7 +31,7 @@ from lpgpu.train.optimizers import optimizer_of
 from lpgpu.train.options import TrainOptions
 from lpgpu.train.recipe import Problem, Recipe, propagated_parts
 from lpgpu.train.schedulers import scheduler_of, step_scheduler
-from lpgpu.train.solvers import latest_solves, probing, using_solver
+from lpgpu.train.solvers import Probe, gradient_probe, latest_solves, using_solver
 
 
 class Trainer:
@@ -161,13 +162,10 @@ class Trainer:
 
         `weight` is that of these examples in the mean over data ranks.
         """
-        with probing(self.problem.propagated, solver, self.device):
-            self.objective.closure(inputs, labels, weight=weight)(self.network)
-            gradient = [torch.zeros_like(x) if x.grad is None else x.grad for x in self.network.parameters()]
-            forward, adjoint = latest_solves(self.problem.propagated)
-        self.optimizer.zero_grad(set_to_none=True)
-        norms = [self.ranks.norms_over_data(solves.residual_norms) for solves in (forward, adjoint)]
-        return Probe(tuple(gradient), *norms)
+        closure = self.objective.closure(inputs, labels, weight=weight)
+        probe = gradient_probe(self.network, solver, lambda: closure(self.network))
+        forward, adjoint = map(self.ranks.norms_over_data, (probe.forward, probe.adjoint))
+        return replace(probe, forward=forward, adjoint=adjoint)
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, float]]:
         """Those of this epoch that are still to come; their order follows from the seed and the epoch alone.

@@ -10,16 +10,13 @@ import torch
 
 from lpgpu import MGRIT, Serial
 from lpgpu.train import InputError, find_recipe, train
-from lpgpu.train.control import Adaptive, BiasBudget, Fixed, Moment, Probe, control_of
+from lpgpu.train.control import Adaptive, BiasBudget, Fixed, Moment, control_of
 from lpgpu.train.metrics import read_records
+from lpgpu.train.solvers import Probe
 from lpgpu.train.trainer import Trainer
 from tests.train.helpers import tiny_run
 
 START = MGRIT(levels=2, iterations=2, adjoint_iterations=1)
-
-
-def norm(gradient) -> float:
-    return float(torch.linalg.vector_norm(torch.cat([part.flatten() for part in gradient])))
 
 
 class Script:
@@ -37,7 +34,7 @@ class Script:
         return Probe((gradient,), norms, norms[: solver.adjoint_iterations])
 
     def moment(self, step: int = 0, steps: int = 100, learning_rate: float = 0.1) -> Moment:
-        return Moment(step=step, steps=steps, learning_rate=learning_rate, probe=self, norm=norm)
+        return Moment(step=step, steps=steps, learning_rate=learning_rate, probe=self)
 
 
 def test_fixed_asks_for_nothing():
@@ -89,7 +86,7 @@ def test_residuals_at_rounding_are_not_taken_for_divergence():
     control = adaptive(most=16)
     norms = [1.0, 1e-4, 1e-7, 1.1e-7]
     script = lambda solver: Probe((torch.zeros(1),), norms, norms)  # noqa: E731
-    control.before_step(Moment(step=0, steps=9, learning_rate=1.0, probe=script, norm=norm))
+    control.before_step(Moment(step=0, steps=9, learning_rate=1.0, probe=script))
     assert control.cycles == 1
 
 
@@ -131,7 +128,7 @@ def test_decisions_are_json_even_where_training_diverges():
         return Probe((torch.full((2,), math.nan),), [1.0, math.nan], [math.inf])
 
     for control in (budget(), adaptive()):
-        decision = control.before_step(Moment(step=0, steps=9, learning_rate=1.0, probe=probe, norm=norm))
+        decision = control.before_step(Moment(step=0, steps=9, learning_rate=1.0, probe=probe))
         json.dumps(decision, allow_nan=False)
 
 
