@@ -2,7 +2,8 @@
 
     features[n, k] = backbone(frame k of clip n),   zero beyond the clip's last frame
 
-In training they are inputs like any others: no backbone is evaluated then, on no grid.
+In training they are inputs like any others: no backbone is evaluated then, on no grid. Any number of processes may
+compute them at once, and share the clips.
 """
 
 import hashlib
@@ -16,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from lpgpu.data.dataset import Dataset
+from lpgpu.data.errors import DataError
 from lpgpu.data.hmdb51 import Clip
+from lpgpu.data.shared_table import SharedTable
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which pretrained backbones were trained on
 CHUNK = 32  # frames per call of the backbone
@@ -61,16 +64,37 @@ class Encoded:
     seconds: dict[str, float] = field(default_factory=lambda: {"disk": 0.0, "encoder": 0.0})
 
 
-def encode_clips(clips: Sequence[Clip], encoder: FrameEncoder, cache: Path, *, frames: int, features: int) -> Encoded:
+def encode_clips(
+    clips: Sequence[Clip],
+    encoder: FrameEncoder,
+    cache: Path,
+    *,
+    frames: int,
+    features: int,
+    rank: int = 0,
+    ranks: int = 1,
+) -> Encoded:
     """The clips as sequences `[n, frames, features]`, truncated or padded with zeros, mapped from files below `cache`.
 
-    A clip that is in the cache is not read; an interruption loses the clip under way.
+    A clip that is in the cache is not read, one that another process works on is left to it; an interruption loses the
+    clip under way. All clips are there on return. Of several `ranks` that call this at once each begins elsewhere.
+
+    Raises:
+        DataError: when a clip is damaged, or the cache cannot be written.
     """
     seconds = {"disk": 0.0, "encoder": 0.0}
     parts = {}
     for name, test in (("train", False), ("test", True)):
         chosen = [clip for clip in clips if clip.test == test]
-        parts[name] = _features(chosen, encoder, cache, frames, features, seconds)
+        path = _path(chosen, encoder, cache, frames, features)
+        try:
+            with SharedTable(path, (len(chosen), frames, features)) as table:
+                _fill(table, chosen, encoder, len(chosen) * rank // ranks, seconds)
+                parts[name] = torch.from_numpy(table.mapped())
+        except OSError as error:
+            raise DataError(
+                f"features cannot be kept in {path} ({error}); name a folder with room for them in XDG_CACHE_HOME"
+            ) from error
         parts[f"{name}_labels"] = torch.tensor([clip.label for clip in chosen])
     dataset = Dataset(
         train_inputs=parts["train"],
@@ -83,31 +107,33 @@ def encode_clips(clips: Sequence[Clip], encoder: FrameEncoder, cache: Path, *, f
     return Encoded(dataset, seconds)
 
 
-def _features(
-    clips: Sequence[Clip], encoder: FrameEncoder, cache: Path, frames: int, features: int, seconds: dict[str, float]
-) -> Tensor:
+def _path(clips: Sequence[Clip], encoder: FrameEncoder, cache: Path, frames: int, features: int) -> Path:
+    """The file below `cache` for the features of these clips."""
     key = "\n".join([encoder.name, f"{encoder.size} {frames} {features}", *(clip.stamp for clip in clips)])
-    path = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npy"
-    done_path = path.with_suffix(".done")
-    cache.mkdir(parents=True, exist_ok=True)
-    shape = (len(clips), frames, features)
-    if not path.is_file() or not done_path.is_file() or done_path.stat().st_size != len(clips):
-        np.lib.format.open_memmap(path, "w+", np.float32, shape).flush()
-        done_path.write_bytes(bytes(len(clips)))
-    table = np.lib.format.open_memmap(path, "r+")
-    done = np.memmap(done_path, np.uint8, "r+")
-    for place, clip in enumerate(clips):
-        if not done[place]:
-            start = time.perf_counter()
-            read = clip.read(frames)
-            seconds["disk"] += time.perf_counter() - start
-            start = time.perf_counter()
-            encoded = encoder(read).numpy()
-            seconds["encoder"] += time.perf_counter() - start
-            table[place] = 0.0
-            table[place, : len(encoded)] = encoded
-            table.flush()  # before it is marked as done
-            done[place] = 1
-            done.flush()
-    del table, done
-    return torch.from_numpy(np.load(path, mmap_mode="c"))
+    return cache / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npy"
+
+
+def _fill(
+    table: SharedTable, clips: Sequence[Clip], encoder: FrameEncoder, first: int, seconds: dict[str, float]
+) -> None:
+    """Compute the features that are missing, from clip `first` on and around."""
+    order = [*range(first, len(clips)), *range(first)]
+    for wait in (False, True):  # at the end for what others have begun, and may never finish
+        for place in order:
+            if not table.is_done(place) and table.claim(place, wait=wait):
+                try:
+                    if not table.is_done(place):  # by whoever had claimed it
+                        table.write(place, _encoded(clips[place], encoder, table.shape[1], seconds))
+                finally:
+                    table.release(place)
+
+
+def _encoded(clip: Clip, encoder: FrameEncoder, frames: int, seconds: dict[str, float]) -> np.ndarray:
+    """The features of at most so many frames of a clip, [frames there are, features]."""
+    start = time.perf_counter()
+    read = clip.read(frames)
+    seconds["disk"] += time.perf_counter() - start
+    start = time.perf_counter()
+    encoded = encoder(read).numpy()
+    seconds["encoder"] += time.perf_counter() - start
+    return encoded

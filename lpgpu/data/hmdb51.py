@@ -9,6 +9,7 @@ or, as published,
     DIR/CLASS/CLIP.avi                                          or decoded: CLIP.avi.npy, [F, H, W, 3] uint8
 """
 
+import hashlib
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -29,7 +30,7 @@ class Clip:
     """One clip: its name, its class's place among those asked for, whether it tests, and a way to its frames.
 
     `read(most)` returns the first frames, at most so many, uint8 `[frames, height, width, 3]`; `stamp` tells contents
-    apart without reading them.
+    apart, of files by their names and sizes, without reading them.
     """
 
     name: str
@@ -148,7 +149,7 @@ def _from_npz(path: Path, classes: Sequence[str], split: int) -> list[Clip]:
     for i in range(len(names)):
         frames, use = _checked(path, video[i]), int(uses[i, split - 1])
         if kind[i] in known and use:
-            stamp = f"{names[i]} {frames.shape}"
+            stamp = f"{names[i]} {frames.shape} {hashlib.sha256(frames.tobytes()).hexdigest()}"
             read = lambda most, frames=frames: frames[:most]  # noqa: E731
             clips.append(Clip(str(names[i]), known.index(str(kind[i])), use == 2, read, stamp))
     return clips

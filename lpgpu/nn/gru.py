@@ -14,7 +14,7 @@ from lpgpu.mgrit import MGRIT, Solver, SolveResult
 from lpgpu.nn.autograd import PropagateSequence, Propagation, Replicated, Results
 from lpgpu.nn.piece import Piece
 from lpgpu.nn.propagators.gru import GRULayers
-from lpgpu.nn.solved import Solved
+from lpgpu.nn.solved import Solved, check_ordinary
 
 
 class GRU(Solved, nn.GRU):
@@ -98,9 +98,11 @@ class GRU(Solved, nn.GRU):
             output [T, B, directions · hidden_size] (as `input` in order and batching), and h_n like `hx`.
 
         Raises:
-            RuntimeError, ValueError: for shapes and dtypes that torch.nn.GRU refuses, lengths that do not fit, and on a
-                CPU for an `input` (padding too) or `hx` that is not finite.
+            RuntimeError, ValueError: for shapes and dtypes that torch.nn.GRU refuses, tensors that are not dense or
+                have no values (meta), lengths that do not fit, and on a CPU for an `input` (padding too) or `hx` that
+                is not finite.
             TypeError: for a PackedSequence.
+            NotImplementedError: inside a transform of torch.func, such as vmap.
         """
         checked: list[Any] = []
         self._communicator.agree(
@@ -206,6 +208,9 @@ class GRU(Solved, nn.GRU):
             raise TypeError(f"input is {type(input).__name__}; expected a tensor")
         if hx is not None and not isinstance(hx, Tensor):
             raise TypeError(f"hx is {type(hx).__name__}; expected a tensor")
+        for name, tensor in (("input", input), ("hx", hx)):
+            if tensor is not None:
+                check_ordinary(name, tensor, next(self.parameters()))
         if input.ndim not in (2, 3):
             raise ValueError(f"input is {tuple(input.shape)}; expected 2 dimensions (unbatched) or 3")
         batched = input.ndim == 3

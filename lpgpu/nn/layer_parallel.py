@@ -13,7 +13,7 @@ from lpgpu.mgrit import MGRIT, Partition, Solver, SolveResult
 from lpgpu.nn.autograd import PropagateEnd, Propagation
 from lpgpu.nn.propagators import Layers, layers_of
 from lpgpu.nn.schemes import SCHEMES, Step
-from lpgpu.nn.solved import Solved
+from lpgpu.nn.solved import Solved, check_ordinary
 from lpgpu.nn.stacking import draw_seed, layer_structure, layer_weights, stack, stacked_tensors, with_tensors
 
 
@@ -79,6 +79,7 @@ class LayerParallel(Solved, nn.Module):
             self.layers = stack(block, range(first, first + local_num_steps), seeds[0])
 
         communicator.agree(build, lambda: {"the block": layer_structure(self.layers)})
+        self._built = frozenset(name for name, _ in self.layers.named_parameters())
         self._called = False
         self.forward_result: SolveResult | None = None
         self.adjoint_result: SolveResult | None = None
@@ -92,13 +93,20 @@ class LayerParallel(Solved, nn.Module):
         """u_N for u_0 = `x` [batch, ...]; the same shape.
 
         Raises:
-            TypeError, ValueError: for an `x` that is no finite tensor of the parameters' dtype and device, or a block
-                that changes its state's shape, dtype or device.
+            TypeError, ValueError: for an `x` that is no finite, dense tensor of the parameters' dtype and device, a
+                block that changes its state's shape, dtype or device, or `layers` with parameters that block() did not
+                build, such as those of weight_norm: it belongs inside block().
+            NotImplementedError: inside a transform of torch.func, such as vmap.
             DivergenceError: when a solve diverges and `solver.on_divergence` is "raise".
         """
         named = dict(self.layers.named_parameters())
         parameters = tuple(named.values())
-        self._communicator.agree(lambda: _check_input(x, parameters), lambda: self._facts(x))
+
+        def check() -> None:
+            _check_names(named.keys() - self._built)
+            _check_input(x, parameters)
+
+        self._communicator.agree(check, lambda: self._facts(x))
 
         def layers_for(parameters: tuple[Tensor, ...]) -> Layers:
             return layers_of(self.layers, dict(zip(named, parameters, strict=True)), x, self.scheme, self.form)
@@ -198,9 +206,20 @@ def _check_arguments(local_num_steps: int, Tf: float, scheme: str, form: str) ->
         raise ValueError(f'form is {form!r}; expected "rhs" (the block is f(u)) or "step" (it is Φ(dt, u))')
 
 
+def _check_names(new: set[str]) -> None:
+    """Refuse parameters that are `new` in the layers: what makes a layer's weight of them would mix the layers."""
+    if new:
+        raise ValueError(
+            f"the layers have parameters that block() did not build: {', '.join(sorted(new))}. The stacked weights of "
+            "all layers cannot be parametrized (weight_norm, spectral_norm, pruning); do so inside block(), layer by "
+            "layer"
+        )
+
+
 def _check_input(x: Tensor, parameters: tuple[Tensor, ...]) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"x is {type(x).__name__}; expected a tensor [batch, ...]")
+    check_ordinary("x", x, next(iter(parameters), None))
     if x.ndim < 1:
         raise ValueError("x has no dimensions; expected [batch, ...]")
     if not x.dtype.is_floating_point:

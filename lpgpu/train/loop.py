@@ -1,12 +1,11 @@
 """Training from the first epoch, or from a checkpoint, to the summary."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from shlex import quote
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from lpgpu import Serial
 from lpgpu.train.atomic import remove_leftovers
@@ -23,12 +22,11 @@ from lpgpu.train.metrics import (
 )
 from lpgpu.train.nested import deepest_level, refined, trainer_of_level
 from lpgpu.train.plots import draw_plots
+from lpgpu.train.progress import Progress, tell
 from lpgpu.train.run import Run
 from lpgpu.train.solvers import reduction_per_cycle, residual_histories
 from lpgpu.train.tensorboard import tensorboard
 from lpgpu.train.trainer import Trainer
-
-REFRESH = 0.25  # seconds between looks at the loss, each of which waits for the device
 
 
 def train(run: Run) -> Record:
@@ -48,6 +46,8 @@ def train(run: Run) -> Record:
             trainer = refined(trainer, run.recipe, run.options)
             _save(run, trainer)
             _run_epochs(run, trainer)
+        if run.ranks.is_root:
+            tell(f"{run.recipe.name}: all epochs are done; testing")
         summary = _summary(run, trainer)
     if run.ranks.is_root:
         append_record(run.metrics, summary)
@@ -69,6 +69,11 @@ def _trainer(run: Run) -> Trainer:
         )
     if run.ranks.is_root:
         keep_epochs(run.metrics, trainer.epoch, trainer.level)
+        if trainer.level == 0 and trainer.epoch == trainer.options.epochs:
+            tell(
+                f"{run.folder} has finished its {trainer.epoch} epochs: nothing is left to train; to go on, with an N "
+                f"above {trainer.epoch}: lpgpu train {run.recipe.name} --resume {quote(str(run.folder))} --epochs N"
+            )
     return trainer
 
 
@@ -78,58 +83,31 @@ def _has_checkpoint(run: Run) -> bool:
 
 
 def _run_epochs(run: Run, trainer: Trainer) -> None:
-    steps, every = trainer.steps_per_epoch, run.options.checkpoint_every
+    every, is_root = run.options.checkpoint_every, run.ranks.is_root
+    name = run.recipe.name + (f", level {trainer.level}" if trainer.level else "")
     with (
-        tqdm(
-            desc=run.recipe.name + (f", level {trainer.level}" if trainer.level else ""),
-            total=trainer.options.epochs * steps,
-            initial=trainer.epoch * steps + trainer.measures.batches,
-            unit="batch",
-            dynamic_ncols=True,
-            disable=not run.ranks.is_root,
-        ) as bar,
-        tensorboard(run.folder, trainer) if run.ranks.is_root else nullcontext(_ignore) as log,
+        Progress(name, trainer) if is_root else nullcontext() as progress,
+        tensorboard(run.folder, trainer) if is_root else nullcontext(_ignore) as log,
     ):
-        progress = _Progress(bar, trainer) if run.ranks.is_root else _ignore
 
         def on_step(running: RunningMean) -> None:
-            progress(running)
+            if progress is not None:
+                progress.batch(running)
             if every and trainer.measures.batches % every == 0:
                 trainer.check_finite()
                 _save(run, trainer)
 
         while trainer.epoch < trainer.options.epochs:
             record = trainer.run_epoch(on_step)
-            if run.ranks.is_root:
+            if progress is not None:
                 append_record(run.metrics, record)
+                progress.epoch(record)
             log(record)
             _save(run, trainer)
 
 
 def _ignore(_: object) -> None:
     """What ranks other than the root do with what there is to show."""
-
-
-class _Progress:
-    """Moves the bar with every batch, and now and then shows the epoch's mean loss, accuracy and rate so far."""
-
-    def __init__(self, bar: tqdm, trainer: Trainer):
-        self.bar, self.trainer = bar, trainer
-        self.due = time.monotonic()
-        self.seen = (trainer.epoch, 0, time.monotonic())  # epoch, examples and time of the last look
-
-    def __call__(self, running: RunningMean) -> None:
-        now = time.monotonic()
-        if now >= self.due:
-            loss, accuracy = running.values()
-            epoch, examples, then = self.seen
-            rate = (running.examples - (examples if epoch == self.trainer.epoch else 0)) / max(now - then, 1e-9)
-            self.bar.set_postfix_str(
-                f"epoch {self.trainer.epoch + 1}, loss {loss:.3f}, acc {accuracy:.1%}, {rate:.0f} examples/s",
-                refresh=False,
-            )
-            self.due, self.seen = now + REFRESH, (self.trainer.epoch, running.examples, now)
-        self.bar.update()
 
 
 @contextmanager

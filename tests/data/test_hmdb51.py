@@ -212,9 +212,6 @@ def test_backbone_from_a_file_or_downloaded(tmp_path: Path, torchvision, monkeyp
     assert torchvision == [None] and torch.equal(network.state_dict()["weight"], torch.ones(1000))
     load_backbone("resnet18", None)
     assert torchvision[-1] == "DEFAULT"
-    torch.save({"other": torch.ones(1)}, path)
-    with pytest.raises(InputError, match=r"resnet18.pth holds no weights of resnet18"):
-        load_backbone("resnet18", path)
 
     def no_network(weights=None):
         raise OSError("no route to host")
@@ -224,10 +221,87 @@ def test_backbone_from_a_file_or_downloaded(tmp_path: Path, torchvision, monkeyp
         load_backbone("resnet18", None)
 
 
+WRONG: dict[str, tuple[object, str]] = {
+    "another network": ({f"layer.{i}": torch.ones(1) for i in range(200)}, r"lacks weight, and .* \(200 in all\)"),
+    "another width": ({"weight": torch.ones(999)}, "size mismatch for weight"),
+    "a checkpoint": ({"state_dict": {"weight": torch.ones(1000)}}, "lacks weight, and has besides state_dict"),
+    "no dictionary": (torch.ones(3), "Tensor"),
+    "a module": (nn.Linear(1, 1), "Weights only load failed"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.usefixtures("torchvision")
+def test_weights_of_something_else_are_told_in_a_few_words(tmp_path: Path, case: str):
+    content, words = WRONG[case]
+    torch.save(content, tmp_path / "resnet18.pth")
+    with pytest.raises(InputError, match=rf"resnet18.pth holds no weights of resnet18: .*{words}") as caught:
+        load_backbone("resnet18", tmp_path / "resnet18.pth")
+    assert len(str(caught.value)) < 400 + len(str(tmp_path))
+
+
+@pytest.mark.usefixtures("torchvision")
+def test_an_empty_file_of_weights(tmp_path: Path):
+    (tmp_path / "resnet18.pth").touch()
+    with pytest.raises(InputError, match=r"resnet18\.pth holds no weights of resnet18"):
+        load_backbone("resnet18", tmp_path / "resnet18.pth")
+
+
+def test_a_torchvision_that_does_not_fit_torch(monkeypatch: pytest.MonkeyPatch):
+    class Misfit(types.ModuleType):
+        def __getattr__(self, name: str) -> object:
+            raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setitem(sys.modules, "torchvision", Misfit("torchvision"))
+    with pytest.raises(InputError, match=r"another torch than .* \(operator .* does not exist\); .*pip install"):
+        load_backbone("resnet18", None)
+
+
 def test_without_torchvision(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(InputError, match=r"need torchvision: pip install 'lpgpu\[hmdb51\]'"):
         load_backbone("resnet18", None)
+
+
+@pytest.mark.usefixtures("torchvision")
+def test_features_belong_to_the_values_of_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Not to their file's name and size."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder, prepare = write_clips(tmp_path / "clips"), find_recipe("hmdb51").prepare
+
+    def features(name: str, scale: float) -> tuple[torch.Tensor, int]:
+        path = tmp_path / name / "tuned.pth"
+        path.parent.mkdir()
+        torch.save({"weight": torch.full((1000,), scale)}, path)
+        Backbone.frames = 0
+        encoded = prepare(VideoOptions(classes=CLASSES, frame_size=32, data_dir=folder, device="cpu", weights=path))
+        return encoded.dataset.train_inputs, Backbone.frames  # pyright: ignore[reportAttributeAccessIssue]
+
+    (one, frames), (other, more), (_, again) = features("a", 1.0), features("b", 2.0), features("c", 1.0)
+    torch.testing.assert_close(other, 2 * one)
+    assert frames == more > 0 and again == 0
+
+
+@pytest.mark.usefixtures("torchvision")
+def test_each_rank_begins_with_its_own_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    seen = []
+    monkeypatch.setattr("lpgpu.train.recipes.hmdb51.encode_clips", lambda *_, **named: seen.append(named))
+    communicator = types.SimpleNamespace(rank=1, size=3)
+    ranks = types.SimpleNamespace(grid=types.SimpleNamespace(communicator=communicator))
+    monkeypatch.setattr(VideoOptions, "ranks", ranks)
+    options = VideoOptions(classes=CLASSES, data_dir=write_clips(tmp_path), device="cpu")
+    find_recipe("hmdb51").prepare(options)
+    assert [(named["rank"], named["ranks"]) for named in seen] == [(1, 3)]
+
+
+def test_clips_of_one_archive_are_told_apart_by_their_frames(tmp_path: Path):
+    stamps = []
+    for colour in (1, 2):
+        video = np.full((2, 3, 8, 8, 3), colour, np.uint8)
+        names = {"label_name": ["run", "run"], "name": ["a", "b"], "split": [[1], [2]]}
+        np.savez(tmp_path / "hmdb51_clips.npz", video=video, **names)
+        stamps += [clip.stamp for clip in find_hmdb51(tmp_path, ("run",))]
+    assert len(set(stamps)) == 4
 
 
 @pytest.mark.usefixtures("torchvision")

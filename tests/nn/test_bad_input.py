@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 
 from lpgpu import MGRIT, DivergenceError, DivergenceWarning, LayerParallel, Serial
 from lpgpu.nn import Activate, ConvBlock, DenseBlock
@@ -180,9 +181,11 @@ INPUTS: dict[str, tuple[Any, list[str]]] = {
     "integers": (torch.ones(2, WIDTH, dtype=torch.int64), ["x is torch.int64", "floating point"]),
     "complex numbers": (torch.ones(2, WIDTH, dtype=torch.complex64), ["x is torch.complex64", "floating point"]),
     "another dtype": (torch.ones(2, WIDTH), ["torch.float32", "torch.float64", ".to("]),
-    "another device": (
-        torch.ones(2, WIDTH, dtype=torch.float64, device="meta"),
-        ["x is on meta", "layers are on cpu", ".to("],
+    "without values": (torch.ones(2, WIDTH, dtype=torch.float64, device="meta"), ["x is on meta", "no values"]),
+    "sparse": (torch.eye(WIDTH, dtype=torch.float64).to_sparse(), ["x is torch.sparse_coo", ".to_dense()"]),
+    "nested": (
+        torch.nested.nested_tensor([torch.ones(2, WIDTH), torch.ones(3, WIDTH)]),
+        ["x is nested", ".to_padded_tensor("],
     ),
     "undefined": (torch.tensor([[1.0, 2.0, 3.0, math.nan]], dtype=torch.float64), ["NaN or infinite", "finite"]),
     "infinite": (torch.tensor([[1.0, 2.0, 3.0, -math.inf]], dtype=torch.float64), ["NaN or infinite", "finite"]),
@@ -208,6 +211,32 @@ class TestInputs:
         assert_mentions(caught.value, words)
         assert net.forward_result is None
 
+    @pytest.mark.parametrize("x", [inputs(), inputs().to("meta")], ids=["cpu", "meta"])
+    def test_a_network_without_values(self, x: Tensor) -> None:
+        net = network().to("meta")
+        with pytest.raises(ValueError, match=r"network is on meta, where tensors have no values.*to_empty\(device="):
+            net(x)
+        net = net.to_empty(device="cpu")
+        net.load_state_dict(network().state_dict())
+        assert net(inputs()).isfinite().all()
+
+    @pytest.mark.parametrize(
+        "transformed",
+        [
+            lambda net, x: torch.vmap(net)(x),
+            lambda net, x: torch.func.grad(lambda x: net(x).sum())(x[0]),
+            lambda net, x: torch.vmap(lambda theta: torch.func.functional_call(net, theta, (x[0],)))(
+                {name: torch.stack([value, value]) for name, value in net.named_parameters()}
+            ),
+        ],
+        ids=["vmap", "grad", "vmap over networks"],
+    )
+    def test_transforms_of_torch_func(self, transformed: Callable[[LayerParallel, Tensor], Tensor]) -> None:
+        net = network()
+        with pytest.raises(NotImplementedError, match=r"inside a transform of torch\.func .*batch of x.*backward"):
+            transformed(net, inputs(2, 3, WIDTH))
+        assert net.forward_result is None
+
     @pytest.mark.parametrize("case", SHAPES)
     def test_shapes_that_the_known_blocks_cannot_take(self, case: str) -> None:
         block, shape = SHAPES[case]
@@ -223,6 +252,38 @@ class TestInputs:
         with pytest.raises(RuntimeError) as caught:
             network(mlp)(inputs(3, WIDTH + 1))
         assert_mentions("\n".join(caught.value.__notes__), ["level", "layers"])
+
+
+WAYS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "weight_norm": parametrizations.weight_norm,
+    "spectral_norm": parametrizations.spectral_norm,
+    "pruning": lambda module: prune.l1_unstructured(module, "weight", 0.5),
+}
+
+
+class TestParametrizedWeights:
+    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize("block", [dense, mlp], ids=["dense", "any"])
+    def test_of_all_layers_at_once_are_refused(self, block: Callable[[], nn.Module], way: str) -> None:
+        """weight_norm would give other weights than before: it would norm the layers together."""
+        net = network(block)
+        WAYS[way](next(part for part in net.layers.modules() if isinstance(part, nn.Linear)))
+        with pytest.raises(ValueError, match=r"block\(\) did not build: .*weight.* do so inside block\(\)"):
+            net(inputs())
+        assert net.forward_result is None
+
+    @pytest.mark.filterwarnings("ignore:There is a performance drop")
+    @pytest.mark.parametrize("kind", ["dense", "any", "convolution"])
+    def test_of_each_layer_are_welcome(self, kind: str) -> None:
+        """A block with a kernel of its own then takes the general path."""
+
+        def block() -> nn.Module:
+            module = {"dense": dense, "any": mlp, "convolution": lambda: ConvBlock(2)}[kind]()
+            part = next(part for part in module.modules() if isinstance(part, nn.Linear | nn.Conv2d))
+            parametrizations.weight_norm(part)
+            return module
+
+        assert_equals_serial(network(block, solver=exactly()), inputs(*((3, 2, 4, 4) if kind == "convolution" else ())))
 
 
 class Returns(nn.Module):

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
 
 from lpgpu.nn import Activate, ConvBlock, DenseBlock
 from lpgpu.nn.propagators import layers_of
@@ -60,6 +61,14 @@ class TestWhichPathIsTaken:
     )
     def test_general(self, block: nn.Module, shape: tuple[int, ...], scheme: str, form: str) -> None:
         assert type(layers_for(block, torch.zeros(shape), scheme, form)) is FunctionalLayers
+
+    @pytest.mark.parametrize("name", ["weight", "bias"])
+    def test_general_where_a_weight_is_made_of_others(self, name: str) -> None:
+        dense, convolution = DenseBlock(3), ConvBlock(3)
+        register_parametrization(dense.linear, name, nn.Tanh())
+        register_parametrization(convolution.convolutions[1], name, nn.Tanh())
+        assert type(layers_for(dense, torch.zeros(2, 3))) is FunctionalLayers
+        assert type(layers_for(convolution, torch.zeros(2, 3, 4, 4))) is FunctionalLayers
 
 
 class TestPathsAgree:

@@ -112,10 +112,41 @@ def test_other_things_than_tensors_are_refused(x: Any, hx: Any, words: list[str]
     assert_mentions(caught.value, words)
 
 
-def test_another_device_is_refused() -> None:
+UNUSUAL: dict[str, tuple[Any, list[str]]] = {
+    "without values": (inputs().to("meta"), ["input is on meta", "no values"]),
+    "sparse": (inputs().to_sparse(), ["input is torch.sparse_coo", ".to_dense()"]),
+    "nested": (
+        torch.nested.nested_tensor([inputs(2, 3), inputs(4, 3)]),
+        ["input is nested", ".to_padded_tensor("],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNUSUAL)
+def test_unusual_tensors_are_refused(case: str) -> None:
+    x, words = UNUSUAL[case]
+    gru = network()
     with pytest.raises(ValueError) as caught:
-        network()(inputs().to("meta"))
-    assert_mentions(caught.value, ["input", "on meta", "on cpu", ".to("])
+        gru(x)
+    assert_mentions(caught.value, words)
+    assert gru.forward_results == [None]
+
+
+def test_unusual_states_are_refused() -> None:
+    with pytest.raises(ValueError, match="hx is on meta, where tensors have no values"):
+        network()(inputs(), inputs(1, BATCH, WIDTH).to("meta"))
+
+
+def test_weights_without_values_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"network is on meta, where tensors have no values.*to_empty\(device="):
+        network().to("meta")(inputs())
+
+
+def test_transforms_of_torch_func_are_refused() -> None:
+    gru = network()
+    with pytest.raises(NotImplementedError, match=r"inside a transform of torch\.func .*batch of input.*backward"):
+        torch.vmap(gru)(inputs(2, STEPS, BATCH, FEATURES))
+    assert gru.forward_results == [None]
 
 
 def test_with_batch_first_the_batch_is_that_of_the_first_dimension() -> None:

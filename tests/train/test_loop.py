@@ -95,6 +95,19 @@ def test_more_epochs_continue_a_finished_run(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("no_plots")
+def test_a_finished_run_says_that_nothing_is_left(tmp_path: Path, capsys: pytest.CaptureFixture):
+    run = tiny_run(tmp_path / "a run", epochs=1)
+    train(run)
+    assert "nothing is left" not in capsys.readouterr().err
+    train(Run.resume(run.folder, {}))
+    err = capsys.readouterr().err
+    assert f"{run.folder} has finished its 1 epochs: nothing is left to train; to go on, with an N above 1: " in err
+    assert f": lpgpu train digits --resume '{run.folder}' --epochs N\n" in err
+    train(Run.resume(run.folder, {"epochs": 2}))
+    assert "nothing is left" not in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_plots")
 def test_metrics_ahead_of_the_checkpoint_are_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run = tiny_run(tmp_path / "run", epochs=2)
     original = torch.save

@@ -17,7 +17,8 @@ def layers_of(block: nn.Module, parameters: dict[str, Tensor], x: Tensor, scheme
     """The layers of `block` with stacked `parameters` [layers, ...], for states like `x`.
 
     A dense or convolutional block takes its own kernels where these apply: Euler's scheme, and states of two (dense) or
-    four dimensions (convolution). A subclass may compute something else, so it takes the general path.
+    four dimensions (convolution). A subclass, or a block with a weight that is made of other parameters (weight_norm),
+    may compute something else, so it takes the general path.
 
     Raises:
         ValueError: when `x` is no state of a dense or convolutional block.
@@ -25,12 +26,16 @@ def layers_of(block: nn.Module, parameters: dict[str, Tensor], x: Tensor, scheme
     if isinstance(block, DenseBlock | ConvBlock):
         block.check_state(x)
     kernel_applies = form == "rhs" and scheme == "euler"
-    if kernel_applies and type(block) is DenseBlock and x.ndim == 2:
+    if kernel_applies and type(block) is DenseBlock and x.ndim == 2 and _are_plain(parameters, ["linear"]):
         return DenseLayers(parameters["linear.weight"], parameters.get("linear.bias"), block.activation.name)
     if kernel_applies and type(block) is ConvBlock and x.ndim == 4:
-        kernels = [
-            Kernel(parameters[f"convolutions.{i}.weight"], parameters.get(f"convolutions.{i}.bias"))
-            for i in range(len(block.convolutions))
-        ]
-        return ConvLayers(kernels, block.activation.name)
+        convolutions = [f"convolutions.{i}" for i in range(len(block.convolutions))]
+        if _are_plain(parameters, convolutions):
+            kernels = [Kernel(parameters[f"{name}.weight"], parameters.get(f"{name}.bias")) for name in convolutions]
+            return ConvLayers(kernels, block.activation.name)
     return FunctionalLayers(block, parameters, dict(block.named_buffers()), scheme, form)
+
+
+def _are_plain(parameters: dict[str, Tensor], modules: list[str]) -> bool:
+    """Whether the parameters are nothing but the weights and biases of these modules."""
+    return parameters.keys() <= {f"{module}.{kind}" for module in modules for kind in ("weight", "bias")}

@@ -8,13 +8,16 @@ and never on coarse grids; 2 layers of 1000, implicit; batch 100, Adam with 1e-3
 sit, walk), or with `--classes all` those of all split lists.
 
 The data are not part of the install: see `lpgpu.data.hmdb51` for what `--data-dir` may hold. The ResNet and the video
-decoder come with `pip install 'lpgpu[hmdb51]'`. Features are kept in $XDG_CACHE_HOME/lpgpu or ~/.cache/lpgpu.
+decoder come with `pip install 'lpgpu[hmdb51]'`. Features are kept in $XDG_CACHE_HOME/lpgpu or ~/.cache/lpgpu; of
+several ranks each computes some.
 """
 
+import hashlib
 import pickle
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from textwrap import shorten
 from typing import Literal
 
 import torch
@@ -60,29 +63,70 @@ def build(options: VideoOptions) -> Problem:
 def load_backbone(name: str, weights: Path | None) -> nn.Module:
     """torchvision's network of this name, with weights from a file or, None, as torchvision downloads them.
 
-    Raises `InputError`, with the cure, without torchvision, without a network, or for weights of something else.
+    Raises `InputError`, with the cure, without a torchvision that works, without a network, or for weights of something
+    else.
     """
     try:
         from torchvision import models
     except ImportError as error:
         raise InputError("the features of frames need torchvision: pip install 'lpgpu[hmdb51]'") from error
+    except RuntimeError as error:
+        raise InputError(
+            f"torchvision was built for another torch than {torch.__version__} ({_brief(error)}); install the two "
+            "together: pip install --force-reinstall torch torchvision, with the --index-url that torch came from"
+        ) from error
     try:
         network = getattr(models, name)(weights="DEFAULT" if weights is None else None)
-        if weights is not None:
-            network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise InputError(
-            f"the weights of {name} could not be downloaded ({error}); fetch them where there is a network, and name "
-            "their file with --weights"
+            f"the weights of {name} could not be downloaded ({_brief(error)}); fetch them where there is a network, "
+            "and name their file with --weights"
         ) from error
-    except (RuntimeError, pickle.UnpicklingError, TypeError) as error:
-        raise InputError(f"{weights} holds no weights of {name}: {error}") from error
+    if weights is not None:
+        _load_weights(network, name, weights)
     return network
+
+
+def _load_weights(network: nn.Module, name: str, weights: Path) -> None:
+    try:
+        missing, unknown = network.load_state_dict(
+            torch.load(weights, map_location="cpu", weights_only=True), strict=False
+        )
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, TypeError) as error:
+        raise InputError(f"{weights} holds no weights of {name}: {_brief(error)}; expected its state_dict") from error
+    if missing or unknown:
+        raise InputError(
+            f"{weights} holds no weights of {name}: it lacks {_some(missing)}, and has besides {_some(unknown)}; "
+            "expected its state_dict"
+        )
+
+
+def _brief(error: Exception) -> str:
+    """The beginning of an error's message."""
+    lines = str(error).split("\n")
+    more = f" (and {len(lines) - 2} more lines)" if len(lines) > 2 else ""
+    return shorten(" ".join(lines[:2]), 200, placeholder=" …") + more
+
+
+def _some(names: list[str]) -> str:
+    """The first of many names, and how many there are."""
+    few = ", ".join(names[:3])
+    return f"{few}, … ({len(names)} in all)" if len(names) > 3 else few or "nothing"
+
+
+def _fingerprint(network: nn.Module) -> str:
+    """A checksum of the values of all weights."""
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _encoded(options: VideoOptions) -> Encoded:
     key = ("data_dir", "classes", "split", "frames", "frame_size", "backbone", "weights")
-    return _features(*(getattr(options, name) for name in key), options.torch_device())
+    ranks = options.ranks.grid.communicator
+    return _features(*(getattr(options, name) for name in key), options.torch_device(), ranks.rank, ranks.size)
 
 
 @lru_cache(maxsize=1)
@@ -95,11 +139,14 @@ def _features(
     backbone: str,
     weights: Path | None,
     device: torch.device,
+    rank: int,
+    ranks: int,
 ) -> Encoded:
     clips = find_hmdb51(data_dir, () if classes == ("all",) else classes, split)
-    name = backbone if weights is None else f"{backbone} {weights.name} {weights.stat().st_size}"
-    encoder = FrameEncoder(load_backbone(backbone, weights), name, size=size, device=device)
-    return encode_clips(clips, encoder, cache_folder() / "hmdb51", frames=frames, features=FEATURES)
+    network = load_backbone(backbone, weights)
+    encoder = FrameEncoder(network, f"{backbone} {_fingerprint(network)}", size=size, device=device)
+    cache = cache_folder() / "hmdb51"
+    return encode_clips(clips, encoder, cache, frames=frames, features=FEATURES, rank=rank, ranks=ranks)
 
 
 RECIPE = Recipe(

@@ -1,0 +1,87 @@
+"""What a run shows of its progress: a bar on a terminal; in a file or a pipe, a line now and then."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from tqdm import tqdm
+
+from lpgpu.train.metrics import Record, RunningMean
+from lpgpu.train.trainer import Trainer
+
+REFRESH = 0.25  # seconds between looks at the loss, each of which waits for the device
+LINES = 10.0  # seconds between lines
+
+
+def tell(text: str) -> None:
+    """A line to stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """Moves on with every batch, and now and then shows the epoch's mean loss, accuracy and rate so far."""
+
+    def __init__(self, name: str, trainer: Trainer):
+        self.name, self.trainer = name, trainer
+        self.steps = trainer.steps_per_epoch
+        self.total, self.initial = trainer.options.epochs * self.steps, self._batches()
+        # without a terminal the bar is disabled, and does nothing
+        self.bar = tqdm(
+            desc=name, total=self.total, initial=self.initial, unit="batch", dynamic_ncols=True, disable=None
+        )
+        self.begun = self.due = time.monotonic()
+        self.seen = (trainer.epoch, 0, self.begun)  # epoch, examples and time of the last look
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.close()
+
+    def batch(self, running: RunningMean) -> None:
+        """One more batch is done, which `running` has counted in; after the epoch's last one the test begins."""
+        self.bar.update()
+        now, last = time.monotonic(), self.trainer.measures.batches == self.steps
+        if now >= self.due or (last and not self.bar.disable):
+            loss, accuracy = running.values()
+            epoch, examples, then = self.seen
+            rate = (running.examples - (examples if epoch == self.trainer.epoch else 0)) / max(now - then, 1e-9)
+            self.seen = (self.trainer.epoch, running.examples, now)
+            doing = "testing" if last else f"{rate:.0f} examples/s"
+            self._show(f"epoch {self.trainer.epoch + 1}, loss {loss:.3f}, acc {accuracy:.1%}, {doing}", now)
+
+    def epoch(self, record: Record) -> None:
+        """An epoch is finished; `record` is what it has measured."""
+        now = time.monotonic()
+        if now >= self.due or not self.bar.disable or self.trainer.epoch == self.trainer.options.epochs:
+            self._show(
+                f"epoch {record['epoch']}, loss {record['train_loss']:.3f}, acc {record['train_accuracy']:.1%}, "
+                f"test acc {record['test_accuracy']:.1%}",
+                now,
+            )
+
+    def _show(self, text: str, now: float) -> None:
+        if not self.bar.disable:
+            self.due = now + REFRESH
+            self.bar.set_postfix_str(text)
+            return
+        self.due = now + LINES
+        tell(
+            tqdm.format_meter(
+                self._batches(),
+                self.total,
+                now - self.begun,
+                ncols=0,
+                prefix=self.name,
+                unit="batch",
+                initial=self.initial,
+                postfix=text,
+            )
+        )
+
+    def _batches(self) -> int:
+        """Those that are done, of all epochs."""
+        return self.trainer.epoch * self.steps + self.trainer.measures.batches
