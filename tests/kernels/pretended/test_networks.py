@@ -1,0 +1,96 @@
+"""Training steps of whole networks on a GPU that is not there: fused kernels only, legal launches, no waiting."""
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from lpgpu import GRU, MGRIT, LayerParallel, Serial
+from lpgpu.kernels import dispatch
+from lpgpu.kernels.devices import shared_limit
+from lpgpu.nn import ConvBlock, DenseBlock
+from tests.kernels.pretended.gpu import PretendedGPU, on_pretended_gpu, pretended_gpu
+
+
+def layers(block: Callable[[], nn.Module], steps: int) -> nn.Module:
+    return LayerParallel(None, block, steps, 1.0)
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "implicit GRU": (lambda: GRU(9, 32, num_layers=2), (65, 10, 9)),
+    "implicit GRU, 100 wide": (lambda: GRU(9, 100, bidirectional=True), (65, 10, 9)),
+    "classic GRU, wide": (lambda: GRU(9, 300, formulation="classic", bias=False), (20, 10, 9)),
+    "dense": (lambda: layers(lambda: DenseBlock(64), 64), (50, 64)),
+    "dense, odd": (lambda: layers(lambda: DenseBlock(7, "tanh"), 33), (5, 7)),
+    "dense, wide": (lambda: layers(lambda: DenseBlock(600, "smooth_relu"), 32), (50, 600)),
+    "convolution": (lambda: layers(lambda: ConvBlock(8), 32), (5, 8, 28, 28)),
+    "two convolutions": (lambda: layers(lambda: ConvBlock(5, activation="tanh", convolutions=2), 17), (3, 5, 9, 11)),
+}
+SOLVERS = {
+    "default": MGRIT(),
+    "c_points": MGRIT(levels=2, coarsening=5, store="c_points"),
+    "serial": Serial(),
+    "F-cycle": MGRIT(cycle="F", levels=4, coarsening=2, relaxation="F", initial_guess="constant"),
+}
+
+
+def train_step(network: str, solver: str, dtype: torch.dtype, arch: int) -> PretendedGPU:
+    build, shape = NETWORKS[network]
+    net = build()
+    for part in net.modules():
+        if isinstance(part, GRU | LayerParallel):
+            part.solver = SOLVERS[solver]
+    return trained(net, shape, dtype, arch)
+
+
+def trained(net: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, arch: int = 90) -> PretendedGPU:
+    """The GPU after a training step there."""
+    with pretended_gpu(arch) as gpu:
+        gpu.train_step(on_pretended_gpu(net, dtype), torch.empty(shape, dtype=dtype, device="cuda"))
+    return gpu
+
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+CASES = [*itertools.product(SOLVERS, DTYPES[2:3], [90]), *itertools.product(["default"], DTYPES, [80])]
+
+
+@pytest.mark.parametrize(("solver", "dtype", "arch"), CASES)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_training_step(network: str, solver: str, dtype: torch.dtype, arch: int) -> None:
+    dispatch.calls.clear()
+    gpu = train_step(network, solver, dtype, arch)
+    assert gpu.launches and gpu.solves
+    assert {backend for _, backend in dispatch.calls} == {"fused"}
+
+
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [
+        (lambda: GRU(64, 1024), (2048, 4096, 64)),
+        (lambda: layers(lambda: DenseBlock(1024), 256), (100_000, 1024)),
+        (lambda: layers(lambda: ConvBlock(64, convolutions=2), 256), (1024, 64, 56, 56)),
+    ],
+    ids=["GRU", "dense", "convolution"],
+)
+def test_grids_of_large_networks_are_launched(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+    assert trained(build(), shape, torch.bfloat16).launches
+
+
+@pytest.mark.parametrize(("dtype", "arch"), [(torch.float32, 90), (torch.bfloat16, 80)])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_what_is_launched_compiles(network: str, dtype: torch.dtype, arch: int) -> None:
+    launches = train_step(network, "default", dtype, arch).launches
+    for launch in {launch.specialisation(): launch for launch in launches}.values():
+        binary = launch.binary(arch)
+        assert binary.metadata.shared <= shared_limit(arch), launch.specialisation()
+        assert binary.asm["cubin"]
+
+
+def test_what_would_wait_is_noticed() -> None:
+    with pretended_gpu():
+        x = torch.empty(3, device="cuda")
+        for wait in (lambda: x.cpu(), lambda: x.sum().item(), lambda: bool(x.isfinite().all()), lambda: x.tolist()):
+            with pytest.raises((AssertionError, RuntimeError)):
+                wait()

@@ -1,0 +1,38 @@
+"""What a host does for a GPU, without one: the tests below pretended/, in a process that believes in a CUDA device."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+HERE = Path(__file__).parent / "pretended"
+COMPILER = shutil.which("c++") or shutil.which("g++")
+
+
+@pytest.fixture(scope="module")
+def guard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library that lets PyTorch's CPU build look at CUDA tensors."""
+    library, home = tmp_path_factory.mktemp("guard") / "guard.so", Path(torch.__file__).parent
+    command = [str(COMPILER), "-O1", "-std=c++20", "-shared", "-fPIC", f"-I{home / 'include'}", str(HERE / "guard.cpp")]
+    subprocess.run([*command, f"-L{home / 'lib'}", "-lc10", "-o", str(library)], check=True, timeout=200)
+    return library
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="what is interpreted cannot be compiled")
+def test_pretended(guard: Path) -> None:
+    environment = os.environ | {"LPGPU_GUARD": str(guard), "LPGPU_STRICT": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "--no-header", str(HERE)]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    except subprocess.TimeoutExpired as hung:
+        pytest.fail(f"took more than 500 s:\n{(hung.stdout or b'').decode()[-5000:]}")
+    print(done.stdout[-300:])
+    if done.returncode != 0:
+        pytest.fail(f"on a pretended GPU:\n{done.stdout[-20000:]}{done.stderr[-5000:]}")
