@@ -48,18 +48,26 @@ def clip_grad_norm_(module: nn.Module, max_norm: float) -> Tensor:
 
 
 def network_norm(module: nn.Module, values: Sequence[Tensor | None]) -> Tensor:
-    """2-norm over the whole network of one value for each of `module.parameters()`, such as their gradients, in fp64.
+    """2-norm of one value for each of `module.parameters()`, such as their gradients; as `network_dot`."""
+    return network_dot(module, values, values).sqrt()
 
-    Layers count on the rank that has them, parameters that all ranks hold count once, None counts as zero. The same on
-    every rank. Collective over the ranks that share the layers.
+
+def network_dot(module: nn.Module, left: Sequence[Tensor | None], right: Sequence[Tensor | None]) -> Tensor:
+    """⟨left, right⟩ over the whole network, in fp64, of two values for each of `module.parameters()`; None is zero.
+
+    Layers count on the rank that has them, parameters that all ranks hold count once. The same on every rank.
+    Collective over the ranks that share the layers.
     """
-    squares = {id(theta): _square(value) for theta, value in zip(module.parameters(), values, strict=True)}
-    total = torch.zeros((), dtype=torch.float64, device=_device(module))
-    for part in module.modules():
-        if isinstance(part, LayerParallel) and part.is_shared:
-            mine = [squares.pop(id(theta)) for theta in part.layers.parameters()]
-            total += part.sum_over_ranks(_sum(mine, total))
-    return (total + _sum(list(squares.values()), total)).sqrt()
+    dots = {id(x): _dot(a, b) for x, a, b in zip(module.parameters(), left, right, strict=True)}
+    zero = torch.zeros((), dtype=torch.float64, device=_device(module))
+    shared = [part for part in module.modules() if isinstance(part, LayerParallel) and part.is_shared]
+    of_layers = [_sum([dots.pop(id(x)) for x in part.layers.parameters()], zero) for part in shared]
+    replicated = _sum(list(dots.values()), zero)
+    if not shared:
+        return replicated
+    if shared[0].has_first_layer:  # one rank's copies, within a sum that is the same on all
+        of_layers[0] = of_layers[0] + replicated
+    return torch.stack([part.sum_over_ranks(mine) for part, mine in zip(shared, of_layers, strict=True)]).sum()
 
 
 def _buckets(parameters: Sequence[Tensor], bucket_bytes: int) -> Iterator[list[Tensor]]:
@@ -87,15 +95,18 @@ def _average(bucket: list[Tensor], communicator: Communicator) -> None:
         theta.grad = part.view_as(theta).to(theta.dtype)
 
 
-def _square(value: Tensor | None) -> Tensor | None:
-    """‖value‖² in fp64."""
-    return None if value is None else torch.linalg.vector_norm(value, dtype=torch.float64).square()
+def _dot(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """⟨a, b⟩ in fp64."""
+    if a is None or b is None:
+        return None
+    return (
+        torch.linalg.vector_norm(a, dtype=torch.float64).square() if a is b else torch.sum(a * b, dtype=torch.float64)
+    )
 
 
-def _sum(squares: list[Tensor | None], like: Tensor) -> Tensor:
-    """The sum of those that are there, on the device of `like`."""
-    there = [square.to(like.device) for square in squares if square is not None]
-    return torch.stack(there).sum() if there else torch.zeros_like(like)
+def _sum(dots: list[Tensor | None], zero: Tensor) -> Tensor:
+    """The sum of those that are there, on the device of `zero`."""
+    return torch.stack([zero, *(dot.to(zero.device) for dot in dots if dot is not None)]).sum()
 
 
 def _device(module: nn.Module) -> torch.device | str:

@@ -143,6 +143,11 @@ class LayerParallel(Solved, nn.Module):
         """Whether several ranks share the layers."""
         return self._partition is not None
 
+    @property
+    def has_first_layer(self) -> bool:
+        """Whether this is the rank with the first layers."""
+        return self._partition is None or self._partition.first == 0
+
     def of_all_ranks(self, stacked: Tensor) -> Tensor:
         """The stacked values of all ranks' layers, [layers, ...], of this rank's, on its device. Collective."""
         if not self.is_shared:

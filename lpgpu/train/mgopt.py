@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lpgpu import LayerParallel
+from lpgpu import LayerParallel, full_optimizer_state_dict, load_full_optimizer_state_dict
+from lpgpu.nn.gradients import network_dot
 from lpgpu.train.errors import InputError
 from lpgpu.train.networks import ODEOptions
 from lpgpu.train.optimizers import optimizer_of
@@ -93,7 +94,8 @@ class MGOPT(torch.optim.Optimizer):
         """One V-cycle; returns the objective before it.
 
         `closure(network)` returns the objective of a level's network and, where gradients are enabled, leaves its
-        gradient in the network's parameters (clear them first).
+        gradient in the network's parameters (clear them first). Where several ranks share the layers all step together,
+        and each objective is that of the whole network, the same on every rank.
         """
         self.gradients, self.values = [0] * len(self.networks), [0] * len(self.networks)
         self._follow_learning_rate()
@@ -102,13 +104,14 @@ class MGOPT(torch.optim.Optimizer):
         return value
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of all levels' smoothers."""
-        return {"smoothers": [smoother.state_dict() for smoother in self.smoothers]}
+        """The states of all levels' smoothers, of all ranks."""
+        levels = zip(self.networks, self.smoothers, strict=True)
+        return {"smoothers": [full_optimizer_state_dict(network, smoother) for network, smoother in levels]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
-        for smoother, state in zip(self.smoothers, state_dict["smoothers"], strict=True):
-            smoother.load_state_dict(state)
+        for network, smoother, state in zip(self.networks, self.smoothers, state_dict["smoothers"], strict=True):
+            load_full_optimizer_state_dict(network, smoother, state)
         self.param_groups = self.smoothers[0].param_groups
 
     def coarse_problem(self, closure: Closure, level: int, gradient: Tensors) -> tuple[Tensor, Tensors]:
@@ -120,7 +123,7 @@ class MGOPT(torch.optim.Optimizer):
         _assign(coarse, transfer.inject(_weights(self.networks[level])))
         value, coarse_gradient = self._gradient(closure, level + 1, None)
         v = [a - b for a, b in zip(coarse_gradient, transfer.restrict(gradient), strict=True)]
-        return value - _dot(v, _weights(coarse)), v
+        return value - network_dot(coarse, v, _weights(coarse)), v
 
     def _cycle(self, closure: Closure, level: int, v: Tensors | None, value: Tensor, gradient: Tensors) -> None:
         """One cycle; `value` and `gradient` are those of f − ⟨v, x⟩ where it begins."""
@@ -151,7 +154,7 @@ class MGOPT(torch.optim.Optimizer):
     ) -> float:
         """Move along `direction` by Armijo's rule and return α; 0, and no move, where it is none of descent."""
         network = self.networks[level]
-        start, slope, alpha = _copies(_weights(network)), _dot(gradient, direction), 1.0
+        start, slope, alpha = _copies(_weights(network)), network_dot(network, gradient, direction), 1.0
         for _ in range(self.backtracks if slope < 0 else 0):
             _assign(network, [x + alpha * e for x, e in zip(start, direction, strict=True)])
             if self._value(closure, level, v) <= value + self.armijo * alpha * slope:
@@ -169,12 +172,13 @@ class MGOPT(torch.optim.Optimizer):
         gradient = [torch.zeros_like(x) if x.grad is None else x.grad.clone() for x in network.parameters()]
         if v is None:
             return value, gradient
-        return value - _dot(v, _weights(network)), [g - w for g, w in zip(gradient, v, strict=True)]
+        return value - network_dot(network, v, _weights(network)), [g - w for g, w in zip(gradient, v, strict=True)]
 
     def _value(self, closure: Closure, level: int, v: Tensors | None) -> Tensor:
         self.values[level] += 1
-        value = closure(self.networks[level])
-        return value if v is None else value - _dot(v, _weights(self.networks[level]))
+        network = self.networks[level]
+        value = closure(network)
+        return value if v is None else value - network_dot(network, v, _weights(network))
 
     def _smooth(self, level: int, gradient: Tensors) -> None:
         for x, g in zip(self.networks[level].parameters(), gradient, strict=True):
@@ -256,7 +260,3 @@ def _assign(network: nn.Module, values: Tensors) -> None:
 
 def _copies(tensors: Tensors) -> Tensors:
     return [tensor.clone() for tensor in tensors]
-
-
-def _dot(left: Tensors, right: Tensors) -> Tensor:
-    return torch.stack([(a * b).sum() for a, b in zip(left, right, strict=True)]).sum()

@@ -61,11 +61,7 @@ class ODEOptions(TrainOptions):
     def network(self) -> str:
         return f"{self.layers} layers"
 
-    def for_one_process(self) -> dict[str, object]:
-        return super().for_one_process() | ({"mgopt": self.mgopt} if self.mgopt else {})
-
     def check_ranks(self) -> None:
-        super().check_ranks()
         self.ranks.share(self.layers)
 
     def stack(self, block: Callable[[], nn.Module]) -> LayerParallel:

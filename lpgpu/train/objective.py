@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lpgpu import LayerParallel, clip_grad_norm_
+from lpgpu.nn.gradients import network_dot
 from lpgpu.train.networks import ODEOptions
 from lpgpu.train.options import TrainOptions
 from lpgpu.train.recipe import Problem, propagated_parts
@@ -25,6 +26,8 @@ class Objective:
     def __init__(self, problem: Problem, options: TrainOptions, timed: Timed):
         self.problem, self.options, self.timed = problem, options, timed
         self.ranks, self.device = options.ranks, options.torch_device()
+        mgopt = isinstance(options, ODEOptions) and options.mgopt > 0
+        self.searches = not self.ranks.alone and (mgopt or options.optimizer == "lbfgs")
 
     def loss(self, network: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean loss, and the scores it is of."""
@@ -38,7 +41,8 @@ class Objective:
         """network → its objective on a batch, and, where gradients are enabled, the gradient in its parameters.
 
         `weight` is w, that of these examples' mean loss in the mean over data ranks. `first` receives mean loss and
-        scores of the first call.
+        scores of the first call. Of several ranks the objective returned is this one's share, or where the optimizer
+        searches along a line, that of all, the same on every rank.
         """
 
         def closure(network: nn.Module) -> Tensor:
@@ -52,7 +56,7 @@ class Objective:
                 with self.timed("backward"):
                     objective.backward()
                 self._finish_gradient(network)
-            return objective
+            return self._of_all_ranks(network, weight * loss.detach()) if self.searches else objective.detach()
 
         return closure
 
@@ -67,6 +71,21 @@ class Objective:
                     penalty += options.smoothness * depth_smoothness(part.parameters(), part.dt)
                     penalty += options.smoothness * smoothness_between_ranks(part, self.ranks.grid.layer_rank)
         return penalty
+
+    @torch.no_grad()
+    def _of_all_ranks(self, network: nn.Module, loss: Tensor) -> Tensor:
+        """The objective of the whole network on the whole batch."""
+        options, parameters = self.options, list(network.parameters())
+        value = self.ranks.sum_over_data(loss) / self.ranks.grid.data_ranks
+        if options.tikhonov:
+            value = value + options.tikhonov * network_dot(network, parameters, parameters) / 2
+        if isinstance(options, ODEOptions) and options.smoothness:
+            for part in propagated_parts(network):
+                if isinstance(part, LayerParallel):
+                    between = smoothness_between_ranks(part, self.ranks.grid.layer_rank) / 2  # both neighbours' view
+                    mine = depth_smoothness(part.parameters(), part.dt) + between
+                    value = value + options.smoothness * part.sum_over_ranks(mine)
+        return torch.tensor(self.ranks.from_root(lambda: float(value)), dtype=torch.float64, device=self.device)
 
     def _finish_gradient(self, network: nn.Module) -> None:
         if self.ranks.grid.data_ranks > 1:

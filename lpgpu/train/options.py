@@ -163,17 +163,8 @@ class TrainOptions:
         """The ranks of this job. Raises `InputError` where there are not as many as these options say."""
         return ranks_of(self.layer_ranks, self.data_ranks)
 
-    def for_one_process(self) -> dict[str, object]:
-        """Those of these options that decide by figures of one rank alone."""
-        return {"optimizer": "lbfgs"} if self.optimizer == "lbfgs" else {}
-
     def check_ranks(self) -> None:
         """Raise `InputError` where the ranks of this job cannot train with these options."""
-        for name, value in self.for_one_process().items():
-            if not self.ranks.alone:
-                raise InputError(
-                    f"{name} is {value!r}, which is for one process; start without mpiexec, or leave it out"
-                )
 
     def torch_device(self) -> torch.device:
         """The device to train on."""

@@ -27,7 +27,7 @@ from lpgpu.train.metrics import Record, RunningMean
 from lpgpu.train.mgopt import mgopt_of
 from lpgpu.train.networks import ODEOptions
 from lpgpu.train.objective import Objective
-from lpgpu.train.optimizers import optimizer_of
+from lpgpu.train.optimizers import optimizer_of_network
 from lpgpu.train.options import TrainOptions
 from lpgpu.train.recipe import Problem, Recipe, propagated_parts
 from lpgpu.train.schedulers import scheduler_of, step_scheduler
@@ -54,7 +54,7 @@ class Trainer:
         self.mgopt = mgopt_of(recipe, options, self.network) if isinstance(options, ODEOptions) else None
         for part in self.problem.propagated if self.mgopt is None else propagated_parts(*self.mgopt.networks):
             part.register_forward_pre_hook(_refuse_non_finite)
-        self.optimizer = self.mgopt or optimizer_of(options, self.network.parameters())
+        self.optimizer = self.mgopt or optimizer_of_network(options, self.network)
         name, arguments = options.scheduler, options.scheduler_options
         self.scheduler = None if name == "none" else scheduler_of(name, arguments, self.optimizer)
         self.control = control_of(options, options.layer_solver())
@@ -145,8 +145,8 @@ class Trainer:
         if state["level"] != self.level:
             raise ValueError(f"it is of level {state['level']} of nested iteration, not of {self.level}")
         load_full_state_dict(self.network, state["network"])
-        if self.ranks.alone:
-            self.optimizer.load_state_dict(state["optimizer"])
+        if self.mgopt is not None:
+            self.mgopt.load_state_dict(state["optimizer"])
         else:
             load_full_optimizer_state_dict(self.network, self.optimizer, state["optimizer"])
         if self.scheduler is not None:
@@ -242,8 +242,8 @@ class Trainer:
         return self.ranks.from_root(lambda: float(norm))
 
     def _optimizer_state(self) -> dict[str, Any]:
-        if self.ranks.alone:
-            return self.optimizer.state_dict()
+        if self.mgopt is not None:
+            return self.mgopt.state_dict()
         return full_optimizer_state_dict(self.network, self.optimizer)
 
     @contextmanager

@@ -59,7 +59,7 @@ class Transfer:
 
     def __init__(self, fine: nn.Module, coarse: nn.Module, coarsening: int, kind: Interpolation = "constant"):
         self.coarsening = coarsening
-        pairs = [list(_parameters(network)) for network in (fine, coarse)]
+        pairs = [list(parameters_and_parts(network)) for network in (fine, coarse)]
         if len(pairs[0]) != len(pairs[1]) or not all(map(self._follow, *pairs)):
             raise ValueError(f"the coarse network is not the fine one with every {coarsening}-th of its layers")
         self._owners = [(part, coarse_part) for (_, part), (_, coarse_part) in zip(*pairs, strict=True)]
@@ -96,7 +96,7 @@ class Transfer:
         return part_H.num_steps == layers and theta.shape[1:] == theta_H.shape[1:]
 
 
-def _parameters(network: nn.Module) -> Iterator[tuple[Tensor, Owner]]:
+def parameters_and_parts(network: nn.Module) -> Iterator[tuple[Tensor, Owner]]:
     """Each parameter, and the `LayerParallel` whose layers it is of."""
     parts = [part for part in network.modules() if isinstance(part, LayerParallel)]
     owners = {id(theta): part for part in parts for theta in part.parameters()}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from lpgpu.nn.gradients import network_dot
 from lpgpu.train import Comparison, InputError, Run, find_recipe, train
 from lpgpu.train.metrics import epoch_records, read_records
 from lpgpu.train.ranks import ranks_of
@@ -19,6 +20,12 @@ from tests.train.helpers import network_of, tiny_run
 
 pytestmark = [pytest.mark.mpi(2, 3, 4), pytest.mark.usefixtures("no_plots")]
 PENALTIES = {"smoothness": 1e-3, "tikhonov": 1e-4, "clip": 0.5}
+SEARCHES = {
+    "lbfgs": {"layers": 9, "batch_size": 5000, "epochs": 3, "optimizer": "lbfgs", "learning_rate": 1.0},
+    "lbfgs, data": {"batch_size": 5000, "optimizer": "lbfgs", "learning_rate": 1.0, "data_ranks": SIZE},
+    "mgopt": {"layers": 9, "batch_size": 5000, "mgopt": 2, "optimizer": "sgd", "learning_rate": 0.1},
+    "mgopt, data": {"batch_size": 5000, "mgopt": 1, "data_ranks": 2 if SIZE == 4 else SIZE},
+}
 PROBES = {"probe_every": 2, "coarsening": 2, "levels": 3, "iterations": 3, "adjoint_iterations": 3}
 
 
@@ -65,8 +72,9 @@ def assert_same_runs(came: Run, expected: Run) -> None:
             {"layers": 9, "control": "bias-budget", "bias_bound": 0.02, **PROBES, "data_ranks": 2 if SIZE == 4 else 1},
         ),
         ("digits", {"layers": 9, "control": "adaptive", **PROBES, "data_ranks": 2 if SIZE == 4 else SIZE}),
+        *(("peaks", {**options, "smoothness": 1e-2, "tikhonov": 1e-2}) for options in SEARCHES.values()),
     ],
-    ids=["layers", "data", "time steps", "nested", "adaptive", "bias budget", "adaptive, data"],
+    ids=["layers", "data", "time steps", "nested", "adaptive", "bias budget", "adaptive, data", *SEARCHES],
 )
 def test_any_number_of_ranks_trains_the_same_network(
     recipe: str, options: dict[str, Any], shared: Path, tmp_path: Path
@@ -113,8 +121,6 @@ def test_what_fails_on_the_root_fails_everywhere(shared: Path) -> None:
         ({"layer_ranks": 7}, f"but there are {SIZE} ranks"),
         ({"data_ranks": 5}, f"but there are {SIZE} ranks"),
         ({"layers": 1}, f"{SIZE} ranks cannot share 1 layers"),
-        ({"mgopt": 1}, "mgopt is 1, which is for one process"),
-        ({"optimizer": "lbfgs"}, "optimizer is 'lbfgs', which is for one process"),
     ],
 )
 def test_what_several_ranks_cannot_do_is_refused_by_all(options: dict[str, Any], says: str, shared: Path) -> None:
@@ -157,6 +163,26 @@ def test_a_probe_is_of_the_whole_network_on_the_whole_batch(data_ranks: int) -> 
     assert COMM.allgather((norm, probe.forward)) == [(norm, probe.forward)] * SIZE
     if data_ranks == 1:  # a mean loss over the shares scales the adjoint states
         assert probe.adjoint == pytest.approx(expected.adjoint, rel=1e-4)
+
+
+@pytest.mark.parametrize("data_ranks", [1, SIZE])
+def test_a_line_search_sees_the_objective_of_the_whole_network(data_ranks: int) -> None:
+    recipe = find_recipe("digits")
+    penalties = {"tikhonov": 0.1, "smoothness": 0.2, "mgopt": 1}
+    options = replace(recipe.defaults, layers=8, channels=2, device="cpu", data_ranks=data_ranks, **penalties)
+    trainer = Trainer(recipe, options)
+    chosen = torch.arange(2 * SIZE + 1)
+    mine, weight = trainer.ranks.shard(chosen)
+    value = trainer.objective.closure(*examples(trainer, mine), weight=weight)(trainer.network)
+    theta = list(trainer.network.parameters())
+    dot = network_dot(trainer.network, theta, [each + 1 for each in theta])
+    with one_process():
+        alone = Trainer(recipe, replace(options, data_ranks=1))
+        expected = alone.objective.closure(*examples(alone, chosen))(alone.network)
+        of_all = list(alone.network.parameters())
+        assert float(value) == pytest.approx(float(expected), rel=1e-5)
+        assert float(dot) == pytest.approx(sum(float((x * (x + 1)).sum()) for x in of_all), rel=1e-5)
+    assert COMM.allgather((float(value), float(dot))) == [(float(value), float(dot))] * SIZE
 
 
 def examples(trainer: Trainer, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
