@@ -40,7 +40,10 @@ def new_figure(panels: int):
 
     figure = Figure(figsize=(5 * panels, 4), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, panels, squeeze=False)[0]
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    for axis in axes:
+        axis.xaxis.get_major_locator().set_params(integer=True)  # epochs, cycles
+    return figure, axes
 
 
 def _curves(axes: list["Axes"], records: list[Record]) -> None:
