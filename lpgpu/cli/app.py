@@ -1,6 +1,7 @@
 """Reads the command line, runs the command, and turns what went wrong into one line and an exit code."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,10 +23,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         arguments.command(arguments)
+        sys.stdout.flush()
     except (InputError, DataError) as error:
         return _fail(EXIT_USAGE, f"error: {error}")
     except TrainingDivergedError as error:
         return _fail(EXIT_FAILED, f"error: training diverged: {error}")
+    except BrokenPipeError:  # whoever read the output has had enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
     except KeyboardInterrupt as interrupt:
         return _fail(EXIT_INTERRUPTED, "; ".join(["interrupted", *map(str, interrupt.args)]))
     return 0

@@ -1,7 +1,7 @@
 """`lpgpu train RECIPE [options]`: the options come from the recipe's dataclass."""
 
 import argparse
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import Field, replace
 from pathlib import Path
 from shlex import quote
@@ -43,7 +43,8 @@ def add_options(parser: argparse.ArgumentParser, defaults: TrainOptions, *, with
 def _argument_type(field: Field, hint: Any) -> dict[str, Any]:
     """argparse's words for the type of an option: choices, or a parser and a name for the value."""
     if field.metadata["parse"] is not None:
-        return {"type": field.metadata["parse"], "metavar": "N[,N…]" if int in get_args(hint) else "NAME[,NAME…]"}
+        metavar = "N[,N…]" if int in get_args(hint) else "NAME[,NAME…]"
+        return {"type": _parser_of(field.metadata["parse"], metavar), "metavar": metavar}
     if get_origin(hint) is Literal:
         return {"choices": get_args(hint)}
     if hint is bool:
@@ -51,6 +52,16 @@ def _argument_type(field: Field, hint: Any) -> dict[str, Any]:
     (kind,) = [kind for kind in (get_args(hint) or (hint,)) if kind is not NoneType]
     bare = {} if field.metadata["bare"] is None else {"nargs": "?", "const": field.metadata["bare"]}
     return {"type": kind, "metavar": {int: "N", float: "X", str: "NAME", Path: "DIR"}[kind], **bare}
+
+
+def _parser_of(parse: Callable[[str], Any], expected: str) -> Callable[[str], Any]:
+    def value_of(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"it is {text!r}; expected {expected}") from error
+
+    return value_of
 
 
 def _train(arguments: argparse.Namespace) -> None:

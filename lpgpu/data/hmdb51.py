@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lpgpu.data.errors import DataError
+from lpgpu.data.errors import DataError, array_of
 
 NPZ = "hmdb51_clips.npz"
 SPLITS = "testTrainMulti_7030_splits"
@@ -141,7 +141,7 @@ def _from_npz(path: Path, classes: Sequence[str], split: int) -> list[Clip]:
         with np.load(path, allow_pickle=False) as arrays:
             video, kind, names, uses = (arrays[key] for key in ("video", "label_name", "name", "split"))
     except KeyError as error:
-        raise DataError(f"{path} has no array {error}; expected video, label_name, name and split") from error
+        raise DataError(f"{path} has no array {array_of(error)}; expected video, label_name, name and split") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is damaged and cannot be read ({error})") from error
     known = list(classes or sorted(set(kind.tolist())))

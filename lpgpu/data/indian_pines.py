@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from lpgpu.data.dataset import Dataset
-from lpgpu.data.errors import DataError
+from lpgpu.data.errors import DataError, array_of
 
 NPZ = "indian_pines_partial.npz"
 CUBES = {"Indian_pines_corrected.mat": "indian_pines_corrected", "Indian_pines.mat": "indian_pines"}
@@ -95,7 +95,7 @@ def _read_mat(path: Path, key: str) -> np.ndarray:
     try:
         return loadmat(path)[key]
     except KeyError as error:
-        raise DataError(f"{path} has no array {error}; expected the file as published") from error
+        raise DataError(f"{path} has no array {array_of(error)}; expected the file as published") from error
     except (OSError, ValueError, TypeError, IndexError, EOFError, NotImplementedError, zlib.error) as error:
         raise DataError(f"{path} is damaged and cannot be read ({error}); fetch it again") from error
     except Exception as error:
@@ -109,7 +109,7 @@ def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
         with np.load(path, allow_pickle=False) as arrays:
             return arrays["x_train"].astype(np.float64), arrays["y_train"].astype(np.int64)
     except KeyError as error:
-        raise DataError(f"{path} has no array {error}; expected x_train and y_train") from error
+        raise DataError(f"{path} has no array {array_of(error)}; expected x_train and y_train") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is damaged and cannot be read ({error})") from error
 

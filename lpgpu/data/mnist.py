@@ -17,7 +17,7 @@ import torch
 
 from lpgpu.data.dataset import Dataset
 from lpgpu.data.download import cache_folder, fetch_checked
-from lpgpu.data.errors import DataError
+from lpgpu.data.errors import DataError, array_of
 
 SIDE, CLASSES = 28, 10
 PARTS = {"train": "train", "test": "t10k"}  # as we and as the files call them
@@ -140,7 +140,7 @@ def _read_npz(path: Path) -> dict[str, Part]:
         with np.load(path, allow_pickle=False) as arrays:
             return {part: (arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in PARTS}
     except KeyError as error:
-        raise DataError(f"{path} has no array {error}; expected x_train, y_train, x_test, y_test") from error
+        raise DataError(f"{path} has no array {array_of(error)}; expected x_train, y_train, x_test, y_test") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is damaged and cannot be read ({error})") from error
 

@@ -17,7 +17,7 @@ import torch
 
 from lpgpu.data.dataset import Dataset
 from lpgpu.data.download import cache_folder, fetch
-from lpgpu.data.errors import DataError
+from lpgpu.data.errors import DataError, array_of
 from lpgpu.data.uci_har_files import CHANNELS, CLASSES, FOLDER, PARTS, STEPS, ZIP, Recordings, opened_zip, read_part
 
 NPZ = "uci_har.npz"
@@ -93,7 +93,7 @@ def _read_npz(path: Path) -> dict[str, Recordings]:
     except DataError:
         raise
     except KeyError as error:
-        raise DataError(f"{path} has no array {error}; expected X_train, y_train, X_test, y_test") from error
+        raise DataError(f"{path} has no array {array_of(error)}; expected X_train, y_train, X_test, y_test") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is damaged and cannot be read ({error})") from error
 

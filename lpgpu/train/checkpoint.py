@@ -26,12 +26,15 @@ class Resumable(Protocol):
 def save_checkpoint(path: Path, trainer: Resumable, config: dict[str, Any], *, write: bool = True) -> None:
     """Write the state of `trainer`, the global random states and `config` to `path`, atomically.
 
-    Several ranks give their states together, and one of them writes.
+    Several ranks give their states together, and one of them writes. Raises OSError where that fails.
     """
     state = {"format": FORMAT, "config": config, "random": _random_states(), **trainer.state_dict()}
     if write:
         with atomic_write(path) as file:
-            torch.save(state, file)
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:  # its word for a disk that is full
+                raise OSError(f"{path.name} could not be written: {' '.join(str(error).split())}") from error
 
 
 def checkpoint_level(path: Path) -> int:

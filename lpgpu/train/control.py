@@ -26,6 +26,7 @@ from lpgpu.train.errors import InputError
 from lpgpu.train.metrics import Record
 from lpgpu.train.options import TrainOptions
 from lpgpu.train.solvers import Probe
+from lpgpu.train.transfer import check_integer
 
 
 def two_norm(gradient: Sequence[Tensor]) -> float:
@@ -52,9 +53,16 @@ class Moment:
 
 
 class Control(ABC):
-    """A rule that chooses the solver of every training step."""
+    """A rule that chooses the solver of every training step.
+
+    Raises:
+        TypeError: for a `solver` that is none. The rules also refuse their own arguments: TypeError where these are no
+            numbers, ValueError where the numbers cannot be.
+    """
 
     def __init__(self, solver: MGRIT | Serial):
+        if not isinstance(solver, MGRIT | Serial):
+            raise TypeError(f"solver is {solver!r}; expected an MGRIT(...), Parareal(...) or Serial()")
         self.start = solver
         self.cycles = solver.iterations if isinstance(solver, MGRIT) else None
 
@@ -104,6 +112,9 @@ class Adaptive(Control):
 
     def __init__(self, solver: MGRIT | Serial, *, every: int, most: int, target: float):
         super().__init__(solver)
+        check_integer("every", every, 1)
+        check_integer("most", most, 1)
+        _check_positive("target", target)
         self.every, self.most, self.target = every, most, target
 
     def before_step(self, moment: Moment) -> Record | None:
@@ -133,13 +144,16 @@ class BiasBudget(Control):
     Every `every` steps k, the bias b(c) of c cycles is measured on the step's batch against the serial gradient, and is
     taken to hold until the next probe. c is allowed when S + α_k (K − k) b(c) ≤ B: from the present c upwards, one at a
     time, until it is, beyond `most` serial; where it is at once, downwards as long as it is. Every measurement costs a
-    gradient.
+    gradient. Where α_k is 0, such as at the end of a cosine schedule, any finite bias is allowed.
     """
 
     kept = ("cycles", "bias", "spent")
 
     def __init__(self, solver: MGRIT | Serial, *, every: int, most: int, bound: float):
         super().__init__(solver)
+        check_integer("every", every, 1)
+        check_integer("most", most, 1)
+        _check_positive("bound", bound)
         self.every, self.most, self.bound = every, most, bound
         self.bias, self.spent = 0.0, 0.0
 
@@ -153,13 +167,13 @@ class BiasBudget(Control):
     def _decide(self, moment: Moment) -> Record:
         exact = moment.probe(Serial()).gradient
         before, measured = self.cycles, {}
-        allowance = (self.bound - self.spent) / (moment.learning_rate * max(1, moment.steps - moment.step))
+        allowance = self._allowance(moment)
 
         def allowed(cycles: int) -> bool:
             gradient = moment.probe(self.with_cycles(cycles)).gradient
             bias = moment.norm([inexact - g for inexact, g in zip(gradient, exact, strict=True)])
-            measured[cycles] = bias if math.isfinite(bias) else math.inf
-            return measured[cycles] <= allowance
+            measured[cycles] = bias
+            return math.isfinite(bias) and bias <= allowance
 
         cycles = self.most if before is None else max(1, before)
         if allowed(cycles):
@@ -179,6 +193,11 @@ class BiasBudget(Control):
             "spent": self.spent,
         }
 
+    def _allowance(self, moment: Moment) -> float:
+        """The bias that fits into what is left of the budget, if every step from here on has it."""
+        rate = moment.learning_rate * max(1, moment.steps - moment.step)
+        return (self.bound - self.spent) / rate if rate else math.inf
+
 
 def control_of(options: TrainOptions, solver: MGRIT | Serial) -> Control:
     """The rule that `options` name, starting from `solver`.
@@ -196,6 +215,13 @@ def control_of(options: TrainOptions, solver: MGRIT | Serial) -> Control:
 
 def _run(solver: MGRIT, cycles: int, adjoint_cycles: int) -> MGRIT:
     return replace(solver, iterations=cycles, adjoint_iterations=adjoint_cycles)
+
+
+def _check_positive(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} is {value!r}; expected a number > 0")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} is {value}; expected a finite number > 0")
 
 
 def _finite(value: float) -> float | None:

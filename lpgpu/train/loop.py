@@ -36,10 +36,12 @@ def train(run: Run) -> Record:
     `checkpoint_every` asks for; an interruption loses what came after the last one.
 
     Raises:
-        InputError: the checkpoint is damaged, of another network, or beyond the last epoch.
+        InputError: the checkpoint is damaged, of another network, or beyond the last epoch; another process trains
+            this run; its folder can no longer be written to; options that exclude each other, and then a new run's
+            folder is gone again.
         TrainingDivergedError: the loss is no longer finite; the checkpoint is an earlier one.
     """
-    with _threads(run.options.threads):
+    with run.locked(), _threads(run.options.threads):
         trainer = _trainer(run)
         _run_epochs(run, trainer)
         while trainer.level > 0:
@@ -49,16 +51,21 @@ def train(run: Run) -> Record:
         if run.ranks.is_root:
             tell(f"{run.recipe.name}: all epochs are done; testing")
         summary = _summary(run, trainer)
-    if run.ranks.is_root:
-        append_record(run.metrics, summary)
-        draw_plots(run.folder)
+        if run.ranks.is_root:
+            with _writing(run):
+                append_record(run.metrics, summary)
+                draw_plots(run.folder)
     return summary
 
 
 def _trainer(run: Run) -> Trainer:
     """Ready for the next batch: with the state of the last checkpoint, or of a new run, which is its first one."""
     if not run.ranks.from_root(lambda: _has_checkpoint(run)):
-        trainer = trainer_of_level(run.recipe, run.options, deepest_level(run.options))
+        try:
+            trainer = trainer_of_level(run.recipe, run.options, deepest_level(run.options))
+        except InputError:
+            run.abandon()
+            raise
         _save(run, trainer)
         return trainer
     trainer = trainer_of_level(run.recipe, run.options, checkpoint_level(run.checkpoint))
@@ -100,7 +107,8 @@ def _run_epochs(run: Run, trainer: Trainer) -> None:
         while trainer.epoch < trainer.options.epochs:
             record = trainer.run_epoch(on_step)
             if progress is not None:
-                append_record(run.metrics, record)
+                with _writing(run):
+                    append_record(run.metrics, record)
                 progress.epoch(record)
             log(record)
             _save(run, trainer)
@@ -123,7 +131,19 @@ def _threads(number: int) -> Iterator[None]:
 
 def _save(run: Run, trainer: Trainer) -> None:
     config = {"recipe": run.recipe.name, "options": run.options.to_json()}
-    save_checkpoint(run.checkpoint, trainer, config, write=run.ranks.is_root)
+    with _writing(run):
+        save_checkpoint(run.checkpoint, trainer, config, write=run.ranks.is_root)
+
+
+@contextmanager
+def _writing(run: Run) -> Iterator[None]:
+    """Say in a line that the disk is full, or the folder gone."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{run.folder} cannot be written to any more ({error}); what is there is whole, and --resume continues it"
+        ) from error
 
 
 def _parallel_accuracy(run: Run, trainer: Trainer, accuracy: float) -> float | None:

@@ -84,12 +84,14 @@ def append_record(path: Path, record: Record) -> None:
 def read_records(path: Path) -> list[Record]:
     """All records of a run, finished or not; a last line that was cut off in the middle of writing is left out.
 
-    Raises `InputError` when there is no such file, or when another line is no JSON object.
+    Raises `InputError` when there is no such file, or when another line is no record.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; expected the folder of a run, as `lpgpu train` writes it") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is damaged: {error}") from error
     records = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -97,6 +99,9 @@ def read_records(path: Path) -> list[Record]:
         except json.JSONDecodeError as error:
             if number < len(lines):
                 raise InputError(f"line {number} of {path} is no JSON: {error}") from error
+            continue
+        if not isinstance(records[-1], dict) or "kind" not in records[-1]:
+            raise InputError(f"line {number} of {path} is no record of a run: {line[:80]}")
     return records
 
 

@@ -25,7 +25,7 @@ from lpgpu.train.errors import InputError
 from lpgpu.train.networks import ODEOptions
 from lpgpu.train.optimizers import optimizer_of
 from lpgpu.train.recipe import Recipe
-from lpgpu.train.transfer import Interpolation, Tensors, Transfer, coarse_layers
+from lpgpu.train.transfer import Interpolation, Tensors, Transfer, check_transfer, coarse_layers
 
 MOMENTUM = ("momentum_buffer", "exp_avg")
 
@@ -47,7 +47,9 @@ class MGOPT(torch.optim.Optimizer):
         alphas: of every level but the coarsest, α of its latest correction; 0 where it was dropped.
 
     Raises:
-        ValueError: for networks that do not follow each other, or numbers of steps below 0.
+        TypeError: for a `coarsening` that is no integer.
+        ValueError: for networks that do not follow each other or have no `LayerParallel`, numbers of steps below 0, a
+            `coarsening` below 2, or a `transfer` that there is not.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class MGOPT(torch.optim.Optimizer):
                 f"{len(networks)} networks, before={before}, after={after}, coarsest={coarsest}; expected two networks "
                 "or more, before and after ≥ 0, and coarsest ≥ 1"
             )
+        check_transfer(coarsening, transfer, "transfer")
         self.networks = list(networks)
         self.transfers = [
             Transfer(*pair, coarsening, transfer) for pair in zip(self.networks, self.networks[1:], strict=False)

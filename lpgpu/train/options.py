@@ -22,15 +22,16 @@ def option(
     *,
     least: float | None = None,
     above: float | None = None,
+    most: float | None = None,
     parse: Callable[[str], Any] | None = None,
     bare: Any = None,
 ) -> Any:
-    """A dataclass field with its help text and, for numbers, its bound: `least` is allowed itself, `above` is not.
+    """A dataclass field with its help text and, for numbers, its bounds: `least` and `most` included, `above` not.
 
     `parse` reads the value from the command line; without it the type does. `bare` is what the option means there when
     it is named without a value.
     """
-    metadata = {"help": help, "least": least, "above": above, "parse": parse, "bare": bare}
+    metadata = {"help": help, "least": least, "above": above, "most": most, "parse": parse, "bare": bare}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -65,7 +66,7 @@ class TrainOptions:
 
     epochs: int = option(10, "passes over the training set", least=1)
     batch_size: int = option(64, "examples per step; with the whole training set or more, full batch", least=1)
-    seed: int = option(0, "of the initial weights and the order of the examples", least=0)
+    seed: int = option(0, "of the initial weights and the order of the examples", least=0, most=2**63 - 1)
     optimizer: Literal["adam", "adamw", "sgd", "lbfgs"] = option(
         "adam", "lbfgs: full batch, line search for Wolfe's conditions from a step of --learning-rate; give it 1"
     )
@@ -118,7 +119,7 @@ class TrainOptions:
     data_ranks: int = option(1, "under mpiexec: networks side by side, each with its share of every batch", least=1)
 
     device: str = option("auto", "cpu, cuda, cuda:1, …; auto is cuda where there is one, of several ranks each its own")
-    threads: int = option(0, "CPU threads to compute with; 0 leaves the choice to PyTorch", least=0)
+    threads: int = option(0, "CPU threads to compute with; 0 leaves the choice to PyTorch", least=0, most=4096)
     run_dir: Path | None = option(None, "new folder for the results [runs/RECIPE-DATE-TIME]")
     data_dir: Path | None = option(None, "folder with data files, for the recipes that need some")
 
@@ -130,7 +131,7 @@ class TrainOptions:
             self.torch_device()
         if self.clip and self.optimizer == "lbfgs":
             raise InputError(f"clip is {self.clip}, which would mislead the line search of lbfgs; expected 0")
-        check_scheduler(self.scheduler, self.scheduler_options)
+        check_scheduler(self.scheduler, self.scheduler_options, self.epochs if self.scheduler_every == "epoch" else 0)
         if self.data_dir is not None and not self.data_dir.is_dir():
             raise InputError(f"data_dir is {str(self.data_dir)!r}; expected an existing folder")
 
@@ -228,10 +229,13 @@ def _kinds(hint: Any) -> tuple[type, ...]:
 
 
 def _within_bounds(field: dataclasses.Field, value: Any) -> bool:
-    least, above = field.metadata["least"], field.metadata["above"]
+    least, above, most = (field.metadata[bound] for bound in ("least", "above", "most"))
     if isinstance(value, float) and not math.isfinite(value):
         return False
-    return (least is None or value >= least) and (above is None or value > above)
+    return (least is None or value >= least) and (above is None or value > above) and (most is None or value <= most)
+
+
+_BOUNDS = (("≥", "least"), (">", "above"), ("≤", "most"))
 
 
 def _expected(field: dataclasses.Field, hint: Any) -> str:
@@ -248,6 +252,5 @@ def _expected(field: dataclasses.Field, hint: Any) -> str:
         tuple: "several",
     }
     words = " or ".join(names[kind] for kind in _kinds(hint))
-    for sign, bound in (("≥", field.metadata["least"]), (">", field.metadata["above"])):
-        words += "" if bound is None else f" {sign} {bound}"
-    return words
+    bounds = [f"{sign} {field.metadata[name]}" for sign, name in _BOUNDS if field.metadata[name] is not None]
+    return " ".join([words, " and ".join(bounds)]).rstrip()

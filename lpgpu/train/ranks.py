@@ -97,6 +97,11 @@ class Ranks:
         """Replace every gradient by its mean over the data ranks."""
         average_gradients(network, self.grid.data_comm)
 
+    def mean_loss(self, loss: Tensor, weight: float) -> float:
+        """A batch's mean loss, of that of these examples and their weight: the root's figure on all ranks."""
+        total = self.sum_over_data(weight * loss.detach()) / self.grid.data_ranks
+        return self.from_root(lambda: float(total))
+
     def sum_over_data(self, value: Tensor) -> Tensor:
         """The sum over the data ranks."""
         return self.grid.data_communicator.sum(value)

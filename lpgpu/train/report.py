@@ -15,6 +15,7 @@ def format_summary(run: Run, summary: Record) -> str:
         coarsening = ", ".join(map(str, levels if len(set(levels)) > 1 else levels[:1]))
         solver = f"MGRIT, m = {coarsening}, up to {options.levels} levels, "
         solver += f"{options.iterations} forward / {options.adjoint_iterations} adjoint cycles"
+        solver += "" if options.control == "fixed" else f" to start with, then {options.control}"
     else:
         solver = "serial"
     lines = {

@@ -8,7 +8,10 @@ checkpoint.pt     all that is needed to continue, written after every epoch or m
 """
 
 import json
+import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +27,7 @@ from lpgpu.train.ranks import Ranks
 from lpgpu.train.recipe import Recipe
 from lpgpu.train.recipes import find_recipe
 
+CONFIG = "config.json"
 # What a resumed run may change: where it computes and how long. All else would make it another run.
 CHANGEABLE = ("epochs", "device", "layer_ranks", "data_ranks", "data_dir", "checkpoint_every")
 
@@ -64,20 +68,51 @@ class Run:
 
     @classmethod
     def _new_folder(cls, recipe: Recipe, options: TrainOptions) -> Path:
-        folder = options.run_dir or unused_folder(Path("runs") / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}")
+        folder = options.run_dir or Path("runs") / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if any(folder.iterdir()):
-                raise InputError(
-                    f"{folder} is not empty, and nothing in it was touched; "
-                    "choose another --run-dir, or continue that run with --resume"
-                )
+            while not _claimed(folder):
+                if options.run_dir is not None:
+                    raise InputError(
+                        f"{folder} is not empty, and nothing in it was touched; "
+                        "choose another --run-dir, or continue that run with --resume"
+                    )
+                folder = unused_folder(folder)  # a run that began in the same second was quicker
         except OSError as error:
             raise InputError(
                 f"{folder} cannot be made the folder of a run: {error}; choose another --run-dir"
             ) from error
         cls(recipe, options, folder)._write_config()
         return folder
+
+    def abandon(self) -> None:
+        """Take back what `create` has made, of a run that cannot even begin."""
+        if self.ranks.is_root and not self.checkpoint.exists():
+            (self.folder / CONFIG).unlink(missing_ok=True)
+            with suppress(OSError):
+                self.folder.rmdir()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within the context no other process trains this run. Raises `InputError` where one does."""
+        descriptor = self.ranks.from_root(self._lock)
+        try:
+            yield
+        finally:
+            if self.ranks.is_root:
+                os.close(descriptor)
+
+    def _lock(self) -> int:
+        import fcntl  # not on Windows
+
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise InputError(f"another process is training the run of {self.folder} at this moment") from error
+        except OSError:
+            pass  # a file system without locks
+        return descriptor
 
     @classmethod
     def resume(cls, folder: Path, changes: dict[str, Any], *, recipe_name: str | None = None) -> "Run":
@@ -108,19 +143,31 @@ class Run:
     def _write_config(self) -> None:
         versions = {"lpgpu": lpgpu.__version__, "torch": torch.__version__, "python": platform.python_version()}
         config = {"recipe": self.recipe.name, "options": self.options.to_json(), "versions": versions}
-        with atomic_write(self.folder / "config.json") as file:
+        with atomic_write(self.folder / CONFIG) as file:
             file.write(json.dumps(config, indent=2).encode() + b"\n")
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
+    path = folder / CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        return {"recipe": config["recipe"], "options": dict(config["options"])}
+        return {"recipe": str(config["recipe"]), "options": dict(config["options"])}
     except OSError as error:
         raise InputError(f"{folder} is not the folder of a run: {path} cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged ({error!r}); expected what `lpgpu train` wrote there") from error
+
+
+def _claimed(folder: Path) -> bool:
+    """Make `folder` that of a new run; False where something is in it, or another process was quicker."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        return False
+    try:
+        (folder / CONFIG).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def unused_folder(folder: Path) -> Path:

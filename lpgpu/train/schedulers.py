@@ -1,6 +1,7 @@
 """Any learning-rate scheduler of PyTorch, by its name and its arguments as text: "StepLR", "step_size=10,gamma=0.5"."""
 
 import ast
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,20 +27,29 @@ def scheduler_of(name: str, options: str, optimizer: torch.optim.Optimizer) -> l
         raise InputError(f"{name} cannot be made with scheduler_options {options!r}: {error}") from error
 
 
-def check_scheduler(name: str, options: str) -> None:
-    """Raise `InputError` unless `scheduler_of` would make it; "none" is right, without options."""
+def check_scheduler(name: str, options: str, steps: int) -> None:
+    """Raise `InputError` unless it can be made and take so many steps; "none" is right, without options."""
     if name == "none":
         if options:
             raise InputError(f"scheduler_options are {options!r}, but there is no scheduler; name it with --scheduler")
         return
     # momentum, as the cyclic ones want it
-    scheduler_of(name, options, torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9))
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
+    scheduler = scheduler_of(name, options, optimizer)
+    optimizer.step()
+    for step in range(1, steps + 1):
+        try:
+            step_scheduler(scheduler, lambda: 1.0)
+        except (ArithmeticError, TypeError, ValueError, AttributeError, LookupError) as error:
+            raise InputError(
+                f"{name} with scheduler_options {options!r} fails at step {step} of the run's {steps}: {error}"
+            ) from error
 
 
-def step_scheduler(scheduler: lr_scheduler.LRScheduler, loss: float | torch.Tensor) -> None:
-    """One step; `loss` is for the one kind of scheduler that looks at it."""
+def step_scheduler(scheduler: lr_scheduler.LRScheduler, loss: Callable[[], float]) -> None:
+    """One step; `loss` is asked by the one kind of scheduler that looks at it."""
     if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
-        scheduler.step(float(loss))
+        scheduler.step(loss())
     else:
         scheduler.step()
 

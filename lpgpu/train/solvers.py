@@ -89,19 +89,46 @@ class Probe:
 def gradient_probe(network: nn.Module, solver: MGRIT | Serial, compute: Callable[[], object]) -> Probe:
     """What `compute()`, such as `lambda: loss(network(x), y).backward()`, gives with `solver`.
 
-    The weights, the network's own solvers and the random state stay as they are; gradients are cleared. A divergence,
-    expected here, is no news.
+    The weights, the buffers such as running statistics, the network's own solvers and the random state stay as they
+    are; gradients are cleared, those from before as well. A divergence, expected here, is no news.
+
+    Raises:
+        RuntimeError: when `compute()` leaves no gradient in the network.
     """
     parts = propagated_parts(network)
     devices = {theta.device for theta in network.parameters() if theta.device.type == "cuda"}
     network.zero_grad(set_to_none=True)
-    with torch.random.fork_rng(devices), warnings.catch_warnings(), using_solver(parts, solver):
+    with (
+        torch.random.fork_rng(devices),
+        warnings.catch_warnings(),
+        using_solver(parts, solver),
+        _keeping_buffers(network),
+    ):
         warnings.simplefilter("ignore", DivergenceWarning)
         compute()
+        if all(theta.grad is None for theta in network.parameters()):
+            raise RuntimeError("compute() left no gradient in the network; it has to call backward()")
         forward, adjoint = latest_solves(parts)
     gradient = tuple(torch.zeros_like(x) if x.grad is None else x.grad for x in network.parameters())
     network.zero_grad(set_to_none=True)
     return Probe(gradient, forward.residual_norms, adjoint.residual_norms)
+
+
+@contextmanager
+def _keeping_buffers(network: nn.Module) -> Iterator[None]:
+    """Give all buffers of `network` back their values after the `with` statement."""
+    before = [
+        (module._buffers, name, buffer, buffer.clone())
+        for module in network.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        yield
+    finally:
+        for buffers, name, buffer, value in before:
+            buffers[name] = buffer
+            buffer.data.copy_(value)  # .data: to a graph that holds the buffer nothing has happened
 
 
 def residual_histories(problem: Problem, inputs: Tensor, labels: Tensor) -> tuple[list[float], list[float]]:

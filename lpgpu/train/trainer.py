@@ -30,7 +30,7 @@ from lpgpu.train.objective import Objective
 from lpgpu.train.optimizers import optimizer_of_network
 from lpgpu.train.options import TrainOptions
 from lpgpu.train.recipe import Problem, Recipe, propagated_parts
-from lpgpu.train.schedulers import scheduler_of, step_scheduler
+from lpgpu.train.schedulers import check_scheduler, scheduler_of, step_scheduler
 from lpgpu.train.solvers import Probe, gradient_probe, latest_solves, using_solver
 
 
@@ -56,6 +56,8 @@ class Trainer:
             part.register_forward_pre_hook(_refuse_non_finite)
         self.optimizer = self.mgopt or optimizer_of_network(options, self.network)
         name, arguments = options.scheduler, options.scheduler_options
+        if options.scheduler_every == "batch":
+            check_scheduler(name, arguments, options.epochs * self.steps_per_epoch)
         self.scheduler = None if name == "none" else scheduler_of(name, arguments, self.optimizer)
         self.control = control_of(options, options.layer_solver())
         self.epoch = 0
@@ -214,7 +216,7 @@ class Trainer:
         measures.work += self.depth * (evaluations[0] if self.mgopt is None else self.mgopt.work)
         measures.batches += 1
         if self.scheduler is not None and self.options.scheduler_every == "batch":
-            step_scheduler(self.scheduler, first[0])
+            step_scheduler(self.scheduler, lambda: self.ranks.mean_loss(first[0], weight))
 
     def _control(self, inputs: Tensor, labels: Tensor, weight: float) -> None:
         """Let the iteration control choose the solver of this step."""
@@ -265,7 +267,7 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] *= self.options.decay
         elif self.options.scheduler_every == "epoch":
-            step_scheduler(self.scheduler, train_loss)
+            step_scheduler(self.scheduler, lambda: self.ranks.from_root(lambda: train_loss))
 
 
 def _refuse_non_finite(part: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -11,7 +11,7 @@ outside of the `LayerParallel`s, such as those of a stem, are the same on all le
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,8 @@ def coarse_layers(layers: int, coarsening: int, level: int = 1) -> int:
 
 
 def prolongation(layers: int, coarsening: int, kind: Interpolation) -> Tensor:
-    """P as a matrix, [N, ⌈N/m⌉] in fp64."""
+    """P as a matrix, [N, ⌈N/m⌉] in fp64. Raises as `check_transfer`."""
+    check_transfer(coarsening, kind)
     coarse = coarse_layers(layers, coarsening)
     fine = torch.arange(layers)
     left = fine // coarsening
@@ -54,14 +55,18 @@ class Transfer:
         ratio: Δt of the fine network over that of the coarse one. By it a layer's gradient is smaller there.
 
     Raises:
-        ValueError: when `coarse` is not the network of `fine` with ⌈N/m⌉ layers.
+        TypeError, ValueError: as `check_transfer`.
+        ValueError: when `coarse` is not the network of `fine` with ⌈N/m⌉ layers, or neither has a `LayerParallel`.
     """
 
     def __init__(self, fine: nn.Module, coarse: nn.Module, coarsening: int, kind: Interpolation = "constant"):
+        check_transfer(coarsening, kind)
         self.coarsening = coarsening
         pairs = [list(parameters_and_parts(network)) for network in (fine, coarse)]
         if len(pairs[0]) != len(pairs[1]) or not all(map(self._follow, *pairs)):
             raise ValueError(f"the coarse network is not the fine one with every {coarsening}-th of its layers")
+        if not any(isinstance(part, LayerParallel) for part in fine.modules()):
+            raise ValueError("the networks have no LayerParallel, so no layers to leave out; expected one or more")
         self._owners = [(part, coarse_part) for (_, part), (_, coarse_part) in zip(*pairs, strict=True)]
         self.stacked = [part is not None for part, _ in self._owners]
         self.ratio = next((part.dt / coarse_part.dt for part, coarse_part in self._owners if part and coarse_part), 1.0)
@@ -94,6 +99,27 @@ class Transfer:
             return part is part_H and theta.shape == theta_H.shape
         layers = coarse_layers(part.num_steps, self.coarsening)
         return part_H.num_steps == layers and theta.shape[1:] == theta_H.shape[1:]
+
+
+def check_transfer(coarsening: object, kind: object, name: str = "kind") -> None:
+    """Refuse what is no transfer; `name` is what the caller calls its kind.
+
+    Raises:
+        TypeError: for a `coarsening` that is no integer.
+        ValueError: for one below 2, or a `kind` that there is not.
+    """
+    check_integer("coarsening", coarsening, 2)
+    kinds = get_args(Interpolation)
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ValueError(f"{name} is {kind!r}; expected {' or '.join(map(repr, kinds))}")
+
+
+def check_integer(name: str, value: object, least: int) -> None:
+    """Refuse a `value` of what is called `name`: TypeError if it is no integer, ValueError below `least`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} is {value!r}; expected an integer ≥ {least}")
+    if value < least:
+        raise ValueError(f"{name} is {value}; expected at least {least}")
 
 
 def parameters_and_parts(network: nn.Module) -> Iterator[tuple[Tensor, Owner]]:

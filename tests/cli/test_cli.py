@@ -126,7 +126,7 @@ def test_bench_needs_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     [
         (["train", "cifar"], ", ".join(map(repr, RECIPES))),
         (["train", "digits", "--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
-        (["train", "digits", "--coarsening", "4,x"], "argument --coarsening: invalid int_per_level value: '4,x'"),
+        (["train", "digits", "--coarsening", "4,x"], "argument --coarsening: it is '4,x'; expected N[,N…]"),
         (["train", "digits", "--solver", "exact"], "'mgrit', 'serial'"),
         ([], "COMMAND"),
     ],
@@ -182,3 +182,12 @@ def test_interrupt_leaves_a_run_that_can_be_resumed(tmp_path: Path):
     assert err.splitlines()[-1] == f"lpgpu: interrupted; continue with: lpgpu train digits --resume '{run_dir}'"
     finished = len(metrics.read_text().splitlines())
     assert main(["train", "digits", "--resume", str(run_dir), "--epochs", str(finished + 1)]) == 0
+
+
+def test_a_reader_that_has_had_enough():
+    command = [sys.executable, "-m", "lpgpu.cli", "train", "digits", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.wait(60) in (0, 1)
+        assert b"Traceback" not in process.stderr.read()

@@ -117,10 +117,58 @@ def test_budget_is_kept_over_a_run_whose_bias_grows():
     assert control.spent == pytest.approx(spent)
 
 
-def test_budget_without_a_finite_bias_is_serial():
-    script, control = Script(bias=lambda c: math.nan), budget()
-    control.before_step(script.moment())
+@pytest.mark.parametrize("learning_rate", [0.1, 0.0])
+@pytest.mark.parametrize("bias", [math.nan, math.inf])
+def test_budget_without_a_finite_bias_is_serial(bias: float, learning_rate: float):
+    script, control = Script(bias=lambda c: bias), budget()
+    control.before_step(script.moment(learning_rate=learning_rate))
     assert control.solver == Serial() and control.spent == 0.0
+
+
+def test_budget_allows_any_bias_to_a_step_that_goes_nowhere():
+    script, control = Script(bias=lambda c: 1e6), budget()
+    decision = control.before_step(script.moment(learning_rate=0.0))
+    assert control.cycles == 1 and control.spent == 0.0
+    assert decision is not None and decision["allowance"] is None
+    json.dumps(decision, allow_nan=False)
+
+
+@pytest.mark.parametrize("solver", [None, "mgrit", 2, MGRIT])
+def test_a_rule_of_no_solver(solver):
+    for rule in (
+        Fixed,
+        lambda s: Adaptive(s, every=1, most=1, target=0.1),
+        lambda s: BiasBudget(s, every=1, most=1, bound=1),
+    ):
+        with pytest.raises(TypeError, match=r"solver is .*; expected an MGRIT"):
+            rule(solver)
+
+
+@pytest.mark.parametrize(
+    ("value", "error"), [(0, ValueError), (-1, ValueError), (True, TypeError), (2.0, TypeError), ("2", TypeError)]
+)
+@pytest.mark.parametrize("name", ["every", "most"])
+@pytest.mark.parametrize("rule", [adaptive, budget])
+def test_bad_numbers_of_a_rule(rule, name: str, value, error):
+    with pytest.raises(error, match=f"{name} is .*; expected"):
+        rule(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        (0.0, ValueError),
+        (-1, ValueError),
+        (math.nan, ValueError),
+        (math.inf, ValueError),
+        (True, TypeError),
+        ("1", TypeError),
+    ],
+)
+@pytest.mark.parametrize(("rule", "name"), [(adaptive, "target"), (budget, "bound")])
+def test_bad_bounds_of_a_rule(rule, name: str, value, error):
+    with pytest.raises(error, match=f"{name} is .*; expected a (finite )?number > 0"):
+        rule(**{name: value})
 
 
 def test_decisions_are_json_even_where_training_diverges():

@@ -76,3 +76,18 @@ def test_damage_elsewhere_is_named(tmp_path: Path):
         read_records(path)
     with pytest.raises(InputError, match="expected the folder of a run"):
         read_records(tmp_path / "absent" / "metrics.jsonl")
+
+
+@pytest.mark.parametrize("line", [b"3", b"[]", b"{}", b'"epoch"'])
+def test_lines_that_are_no_records_are_named(tmp_path: Path, line: bytes):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(line + b"\n")
+    with pytest.raises(InputError, match=r"line 1 of .*metrics\.jsonl is no record of a run"):
+        read_records(path)
+
+
+def test_bytes_that_are_no_text(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"\xff\xfe\n")
+    with pytest.raises(InputError, match=r"metrics\.jsonl is damaged"):
+        read_records(path)

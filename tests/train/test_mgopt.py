@@ -166,6 +166,24 @@ def test_bad_numbers_of_steps(changes):
         MGOPT(networks(2), sgd, **changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"transfer": "quadratic"}, ValueError, "transfer is 'quadratic'; expected 'constant' or 'linear'"),
+        ({"coarsening": 1}, ValueError, "coarsening is 1; expected at least 2"),
+        ({"coarsening": 2.0}, TypeError, "coarsening is 2.0; expected an integer ≥ 2"),
+    ],
+)
+def test_bad_transfers(changes, error, message: str):
+    with pytest.raises(error, match=message):
+        MGOPT(networks(2), sgd, **changes)
+
+
+def test_networks_without_layers():
+    with pytest.raises(ValueError, match="the networks have no LayerParallel"):
+        MGOPT([nn.Linear(2, 3), nn.Linear(2, 3)], sgd)
+
+
 def peaks_options(**changes) -> ODEOptions:
     small = {"layers": 8, "channels": 4, "levels": 2, "batch_size": 5000, "device": "cpu", "solver": "serial"}
     return dataclasses.replace(find_recipe("peaks").defaults, **{**small, **changes})

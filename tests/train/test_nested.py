@@ -1,15 +1,18 @@
 """Nested iteration: levels, prolonged weights and moments, work, and runs that are interrupted in it."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from lpgpu import Serial
+from lpgpu import LayerParallel, Serial
+from lpgpu.nn import DenseBlock
 from lpgpu.train import ODEOptions, Run, find_recipe, train
 from lpgpu.train.metrics import read_records
-from lpgpu.train.nested import deepest_level, options_of_level, refined, trainer_of_level
+from lpgpu.train.nested import deepest_level, options_of_level, prolong_, refined, trainer_of_level
 from lpgpu.train.transfer import prolongation
 from tests.train.helpers import InterruptAtStep, network_of, tiny_run, without_seconds
 
@@ -65,6 +68,136 @@ def test_weights_and_moments_are_prolonged(kind, optimizer: str):
                 value = torch.tensordot(p, value, 1) * (3 / 5) ** powers[name]
             torch.testing.assert_close(torch.as_tensor(fine.optimizer.state[theta][name]), torch.as_tensor(value))
     fine.run_epoch(lambda _: None)
+
+
+Make = Callable[..., torch.optim.Optimizer]
+MAKES: dict[str, Make] = {
+    "sgd": lambda thetas: torch.optim.SGD(thetas, lr=0.1, momentum=0.9),
+    "plain sgd": lambda thetas: torch.optim.SGD(thetas, lr=0.1),
+    "adam": lambda thetas: torch.optim.Adam(thetas, lr=0.1),
+    "amsgrad": lambda thetas: torch.optim.Adam(thetas, lr=0.1, amsgrad=True),
+    "adamw": lambda thetas: torch.optim.AdamW(thetas, lr=0.1),
+}
+
+
+def own_network(layers: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(2, 3), LayerParallel(None, lambda: DenseBlock(3), layers, 1.0), nn.Linear(3, 1))
+
+
+def steps(network: nn.Module, optimizer: torch.optim.Optimizer, count: int = 3) -> None:
+    for _ in range(count):
+        optimizer.zero_grad()
+        network(torch.randn(5, 2)).square().sum().backward()
+        optimizer.step()
+
+
+def assert_states_are_prolonged(fine: torch.optim.Optimizer, coarse: torch.optim.Optimizer, networks) -> None:
+    """Of a network of 8 layers and one of 4, by the constant prolongation."""
+    powers = {"step": 0, "momentum_buffer": 1, "exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2}
+    for theta, theta_c in zip(*(network.parameters() for network in networks), strict=True):
+        state, expected = fine.state.get(theta, {}), coarse.state.get(theta_c, {})
+        assert state.keys() == expected.keys()
+        for name, value in expected.items():
+            stacked = theta.shape != theta_c.shape and name != "step"
+            came = value.repeat_interleave(2, 0) * 0.5 ** powers[name] if stacked else value
+            torch.testing.assert_close(state[name], came)
+            assert state[name] is not value
+
+
+@pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
+@pytest.mark.parametrize("frozen", ["0", "1", "2", "none"])
+@pytest.mark.parametrize("left_out", [False, True])
+def test_moments_of_what_is_not_frozen_are_prolonged(make: Make, frozen: str, left_out: bool):
+    networks = fine, coarse = own_network(8), own_network(4)
+    for network in networks:
+        for name, theta in network.named_parameters():
+            theta.requires_grad_(not name.startswith(frozen))
+    of_fine, of_coarse = (
+        make([theta for theta in network.parameters() if theta.requires_grad or not left_out]) for network in networks
+    )
+    steps(coarse, of_coarse)
+    prolong_(fine, coarse, optimizers=(of_fine, of_coarse))
+    assert_states_are_prolonged(of_fine, of_coarse, networks)
+    assert make is MAKES["plain sgd"] or len(of_fine.state) == sum(x.requires_grad for x in fine.parameters())
+    steps(fine, of_fine)
+    of_fine.state_dict()
+
+
+def test_parameters_frozen_on_the_fine_network_alone():
+    fine, coarse = own_network(8), own_network(4)
+    fine[0].requires_grad_(False)
+    of_fine, of_coarse = MAKES["adam"](fine[1:].parameters()), MAKES["adam"](coarse.parameters())
+    steps(coarse, of_coarse)
+    prolong_(fine, coarse, optimizers=(of_fine, of_coarse))
+    assert of_fine.state.keys() == set(fine[1:].parameters())
+    of_fine.state_dict()  # knows no other parameters
+
+
+def test_amsgrad_after_adam_without():
+    fine, coarse = own_network(8), own_network(4)
+    of_fine, of_coarse = MAKES["amsgrad"](fine.parameters()), MAKES["adam"](coarse.parameters())
+    steps(coarse, of_coarse)
+    prolong_(fine, coarse, optimizers=(of_fine, of_coarse))
+    assert all(not state["max_exp_avg_sq"].any() for state in of_fine.state.values())
+    steps(fine, of_fine)
+
+
+@pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
+def test_nothing_is_carried_before_the_first_step(make: Make):
+    fine, coarse = own_network(8), own_network(4)
+    of_fine, of_coarse = make(fine.parameters()), make(coarse.parameters())
+    prolong_(fine, coarse, optimizers=(of_fine, of_coarse))
+    assert not of_fine.state and not of_coarse.state
+
+
+def refusals() -> dict[str, tuple[Callable, type[Exception], str]]:
+    """Name → (fine, coarse → optimizers), the error, its message."""
+    adam, sgd = MAKES["adam"], MAKES["sgd"]
+    classes = "expected two of one class of SGD, Adam, AdamW, or None"
+    return {
+        "swapped": (
+            lambda f, c: (adam(c.parameters()), adam(f.parameters())),
+            ValueError,
+            "the fine network has param",
+        ),
+        "others": (lambda f, c: (adam(f.parameters()), adam(f.parameters())), ValueError, "the coarse network has par"),
+        "two classes": (lambda f, c: (adam(f.parameters()), sgd(c.parameters())), TypeError, f"Adam, SGD; {classes}"),
+        "RMSprop": (
+            lambda f, c: tuple(torch.optim.RMSprop(network.parameters()) for network in (f, c)),
+            TypeError,
+            f"RMSprop, RMSprop; {classes}",
+        ),
+        "one": (lambda f, c: (adam(f.parameters()),), TypeError, "expected two, "),
+        "no pair": (lambda f, c: adam(f.parameters()), TypeError, "expected two, "),
+        "none": (lambda f, c: (None, None), TypeError, f"NoneType, NoneType; {classes}"),
+    }
+
+
+@pytest.mark.parametrize(("optimizers", "error", "message"), refusals().values(), ids=refusals())
+def test_optimizers_that_cannot_go_along(optimizers: Callable, error: type[Exception], message: str):
+    fine, coarse = own_network(8), own_network(4)
+    before = [theta.detach().clone() for theta in fine.parameters()]
+    with pytest.raises(error, match=message):
+        prolong_(fine, coarse, optimizers=optimizers(fine, coarse))
+    assert all(map(torch.equal, before, fine.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"transfer": "quadratic"}, ValueError, "transfer is 'quadratic'; expected 'constant' or 'linear'"),
+        ({"coarsening": 1}, ValueError, "coarsening is 1; expected at least 2"),
+        ({"coarsening": "2"}, TypeError, "coarsening is '2'; expected an integer ≥ 2"),
+    ],
+)
+def test_bad_transfers(changes, error: type[Exception], message: str):
+    with pytest.raises(error, match=message):
+        prolong_(own_network(8), own_network(4), **changes)
+
+
+def test_networks_without_layers():
+    with pytest.raises(ValueError, match="the networks have no LayerParallel"):
+        prolong_(nn.Linear(2, 3), nn.Linear(2, 3))
 
 
 @pytest.mark.usefixtures("no_plots")

@@ -1,5 +1,6 @@
 """Options: bounds, messages, JSON."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import pytest
 import torch
 
 from lpgpu import MGRIT, Serial
-from lpgpu.train import GRUOptions, InputError, ODEOptions, TrainOptions
+from lpgpu.train import GRUOptions, InputError, ODEOptions, TrainOptions, find_recipe
 from lpgpu.train.options import int_per_level, word_per_level
 from lpgpu.train.schedulers import scheduler_of, step_scheduler
+from lpgpu.train.trainer import Trainer
 
 
 @pytest.mark.parametrize(
@@ -89,6 +91,36 @@ def test_scheduler_options_that_are_none(text: str):
         TrainOptions(scheduler="StepLR", scheduler_options=text)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("StepLR", "step_size=0", "fails at step 1 of the run's 3"),
+        ("StepLR", "step_size=abc", "fails at step 1 of the run's 3"),
+        ("CosineAnnealingLR", "T_max=0", "fails at step 1 of the run's 3"),
+        ("OneCycleLR", "max_lr=0.1,total_steps=2", "fails at step 3 of the run's 3"),
+    ],
+)
+def test_a_scheduler_that_fails_later_is_refused_at_once(name: str, text: str, says: str):
+    with pytest.raises(InputError, match=says):
+        TrainOptions(epochs=3, scheduler=name, scheduler_options=text)
+
+
+def test_a_scheduler_of_batches_is_tried_for_all_of_them():
+    options = {"layers": 4, "channels": 2, "epochs": 2, "batch_size": 1000, "device": "cpu", "scheduler": "OneCycleLR"}
+    recipe = find_recipe("digits")
+    enough, short = (f"max_lr=0.1,total_steps={steps}" for steps in (5, 3))
+    per_batch = dataclasses.replace(recipe.defaults, **options, scheduler_options=enough, scheduler_every="batch")
+    Trainer(recipe, per_batch)
+    with pytest.raises(InputError, match="fails at step 4 of the run's 4"):
+        Trainer(recipe, dataclasses.replace(per_batch, scheduler_options=short))
+
+
+@pytest.mark.parametrize(("name", "value"), [("seed", 2**63), ("seed", 10**23), ("threads", 100_000_000)])
+def test_numbers_beyond_what_can_be(name: str, value: int):
+    with pytest.raises(InputError, match=rf"{name} is {value}; expected an integer ≥ 0 and ≤ "):
+        TrainOptions(**{name: value})
+
+
 def test_schedulers_are_pytorchs():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = scheduler_of("StepLR", "step_size=2, gamma=0.1", optimizer)
@@ -96,11 +128,11 @@ def test_schedulers_are_pytorchs():
     for _ in range(4):
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
-        step_scheduler(scheduler, 1.0)
+        step_scheduler(scheduler, lambda: 1.0)
     assert rates == pytest.approx([1.0, 1.0, 0.1, 0.1])
     plateau = scheduler_of("ReduceLROnPlateau", "mode=min,factor=0.5,patience=0", optimizer)
-    for loss in (torch.tensor(1.0), torch.tensor(2.0)):
-        step_scheduler(plateau, loss)
+    for loss in (1.0, 2.0):
+        step_scheduler(plateau, lambda loss=loss: loss)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.005)
 
 

@@ -26,6 +26,13 @@ SEARCHES = {
     "mgopt": {"layers": 9, "batch_size": 5000, "mgopt": 2, "optimizer": "sgd", "learning_rate": 0.1},
     "mgopt, data": {"batch_size": 5000, "mgopt": 1, "data_ranks": 2 if SIZE == 4 else SIZE},
 }
+PLATEAU = {
+    "scheduler": "ReduceLROnPlateau",
+    "scheduler_options": "patience=0,factor=0.5,threshold=0.02",
+    "scheduler_every": "batch",
+    "batch_size": 20,
+    "epochs": 1,
+}
 PROBES = {"probe_every": 2, "coarsening": 2, "levels": 3, "iterations": 3, "adjoint_iterations": 3}
 
 
@@ -51,6 +58,7 @@ def assert_same_runs(came: Run, expected: Run) -> None:
     for one, other in zip(*(epoch_records(read_records(run.metrics)) for run in (came, expected)), strict=True):
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
         assert one["test_loss"] == pytest.approx(other["test_loss"], rel=1e-3)
+        assert one["learning_rate"] == pytest.approx(other["learning_rate"])
         assert len(one["decisions"]) == len(other["decisions"])
         for decision, of_one in zip(one["decisions"], other["decisions"], strict=True):
             assert decision == pytest.approx(of_one, rel=2e-2)  # of a bias, the difference of two gradients
@@ -66,6 +74,7 @@ def assert_same_runs(came: Run, expected: Run) -> None:
         ("digits", {"layers": 9, "data_ranks": 2 if SIZE == 4 else SIZE, **PENALTIES}),
         ("seq-digits", {"iterations": 3, "adjoint_iterations": 3}),
         ("digits", {"layers": 9, "nested": 2, "nested_epochs": 1, "transfer": "linear", **PENALTIES}),
+        ("digits", {"data_ranks": 2 if SIZE == 4 else SIZE, **PLATEAU}),
         ("digits", {"layers": 9, "control": "adaptive", **PROBES}),
         (
             "digits",
@@ -74,7 +83,7 @@ def assert_same_runs(came: Run, expected: Run) -> None:
         ("digits", {"layers": 9, "control": "adaptive", **PROBES, "data_ranks": 2 if SIZE == 4 else SIZE}),
         *(("peaks", {**options, "smoothness": 1e-2, "tikhonov": 1e-2}) for options in SEARCHES.values()),
     ],
-    ids=["layers", "data", "time steps", "nested", "adaptive", "bias budget", "adaptive, data", *SEARCHES],
+    ids=["layers", "data", "time steps", "nested", "plateau", "adaptive", "bias budget", "adaptive, data", *SEARCHES],
 )
 def test_any_number_of_ranks_trains_the_same_network(
     recipe: str, options: dict[str, Any], shared: Path, tmp_path: Path

@@ -1,11 +1,15 @@
 """The run folder: never overwritten, and resumed only as the run it holds."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from lpgpu.train import InputError, Run, TrainOptions, find_recipe, train
+from lpgpu.train.run import _claimed
 from tests.train.helpers import tiny_run
 
 
@@ -74,3 +78,48 @@ def test_unknown_recipe_lists_those_there_are():
     names = "digits, fashion-mnist, hmdb51, indian-pines, mnist, peaks, seq-digits, uci-har"
     with pytest.raises(InputError, match=f"there is no recipe 'cifar'; expected one of {names}"):
         find_recipe("cifar")
+
+
+def test_of_many_that_begin_a_run_in_one_folder_one_does(tmp_path: Path):
+    ready = threading.Barrier(4)
+
+    def begin(folder: Path) -> bool:
+        ready.wait(20)
+        return _claimed(folder)
+
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(50):
+            assert sum(pool.map(begin, [tmp_path / str(number)] * 4)) == 1
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_a_run_is_trained_by_one_process(tmp_path: Path):
+    run = tiny_run(tmp_path / "run", epochs=1)
+    with run.locked(), pytest.raises(InputError, match="another process is training the run of"):
+        train(Run.resume(run.folder, {}) if run.checkpoint.exists() else run)
+    assert not run.checkpoint.exists()
+    train(run)
+
+
+@pytest.mark.parametrize("options", [{"mgopt": 9}, {"control": "adaptive", "solver": "serial"}])
+def test_a_run_that_cannot_begin_leaves_nothing(tmp_path: Path, options: dict[str, Any]):
+    with pytest.raises(InputError, match=r"take less|use --solver mgrit"):
+        train(tiny_run(tmp_path / "run", **options))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = tiny_run(tmp_path / "run", epochs=1)
+    train(run)
+    before = run.checkpoint.read_bytes()
+
+    def full(state: object, file: Any) -> None:
+        file.write(b"some")
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(InputError, match=r"cannot be written to any more .*unexpected pos"):
+        train(Run.resume(run.folder, {"epochs": 2}))
+    assert run.checkpoint.read_bytes() == before
+    assert not list(run.folder.glob(".checkpoint*"))

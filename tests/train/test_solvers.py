@@ -7,7 +7,14 @@ import torch
 
 from lpgpu import GRU, MGRIT, LayerParallel, Serial, SolveResult
 from lpgpu.train import ODEOptions, find_recipe
-from lpgpu.train.solvers import Solves, latest_solves, reduction_per_cycle, residual_histories, using_solver
+from lpgpu.train.solvers import (
+    Solves,
+    gradient_probe,
+    latest_solves,
+    reduction_per_cycle,
+    residual_histories,
+    using_solver,
+)
 from lpgpu.train.trainer import Trainer
 
 
@@ -39,6 +46,36 @@ def test_solver_comes_back_after_an_exception():
         assert [part.solver for part in parts] == [Serial(), Serial()]
         raise KeyError
     assert [part.solver for part in parts] == before
+
+
+def normed() -> torch.nn.Sequential:
+    """A network whose forward pass changes buffers, outside of its layers."""
+    deep = LayerParallel(None, lambda: torch.nn.Linear(3, 3), 4, 1.0)
+    return torch.nn.Sequential(torch.nn.BatchNorm1d(3), deep)
+
+
+def test_a_probe_without_backward_is_refused():
+    net, x = normed(), torch.randn(5, 3)
+    message = r"compute\(\) left no gradient in the network; it has to call backward\(\)"
+    for _ in range(2):  # the second time it has gone backward before
+        with pytest.raises(RuntimeError, match=message):
+            gradient_probe(net, Serial(), lambda: net(x).sum())
+        assert net[1].solver != Serial()
+        net(x).sum().backward()
+
+
+def test_a_probe_leaves_buffers_alone():
+    net, x = normed(), torch.randn(5, 3)
+    buffers = dict(net.named_buffers())
+    before = {name: value.clone() for name, value in buffers.items()}
+    graph = net.eval()(x).square().sum()
+    gradient_probe(net, Serial(), lambda: net(x).square().sum().backward())
+    graph.backward()  # which reads the running statistics
+    gradient_probe(net.train(), Serial(), lambda: net(x).square().sum().backward())
+    with pytest.raises(RuntimeError, match="no gradient"):
+        gradient_probe(net, Serial(), lambda: net(x))
+    for name, value in net.named_buffers():
+        assert value is buffers[name] and torch.equal(value, before[name])
 
 
 def test_solves_of_a_stack_are_counted_together():

@@ -68,6 +68,30 @@ def test_restricted_gradient_is_that_of_the_prolonged_network():
     torch.testing.assert_close(dot(transfer.restrict(gradient), d), (up - down) / (2 * h), rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize(
+    ("coarsening", "error"), [(1, ValueError), (0, ValueError), (True, TypeError), (2.0, TypeError), ("2", TypeError)]
+)
+def test_bad_coarsenings(coarsening, error):
+    for call in (
+        lambda: prolongation(8, coarsening, "constant"),
+        lambda: Transfer(network(8), network(8), coarsening),
+    ):
+        with pytest.raises(error, match=r"coarsening is .*; expected"):
+            call()
+
+
+@pytest.mark.parametrize("kind", ["quadratic", "const", None, 1, ["linear"]])
+def test_unknown_kinds(kind):
+    for call in (lambda: prolongation(8, 2, kind), lambda: Transfer(network(8), network(4), 2, kind)):
+        with pytest.raises(ValueError, match=r"kind is .*; expected 'constant' or 'linear'"):
+            call()
+
+
+def test_networks_without_layers():
+    with pytest.raises(ValueError, match="the networks have no LayerParallel"):
+        Transfer(torch.nn.Linear(2, 3), torch.nn.Linear(2, 3), 2)
+
+
 def test_networks_that_do_not_follow_each_other():
     for other in (network(3), network(4, width=2), torch.nn.Linear(2, 3)):
         with pytest.raises(ValueError, match="the coarse network is not the fine one with every 2-th of its layers"):
