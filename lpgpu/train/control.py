@@ -144,7 +144,8 @@ class BiasBudget(Control):
     Every `every` steps k, the bias b(c) of c cycles is measured on the step's batch against the serial gradient, and is
     taken to hold until the next probe. c is allowed when S + α_k (K − k) b(c) ≤ B: from the present c upwards, one at a
     time, until it is, beyond `most` serial; where it is at once, downwards as long as it is. Every measurement costs a
-    gradient. Where α_k is 0, such as at the end of a cosine schedule, any finite bias is allowed.
+    gradient. Where α_k is 0, such as at the end of a cosine schedule, nothing is measured: a step that goes nowhere
+    says nothing of those that follow.
     """
 
     kept = ("cycles", "bias", "spent")
@@ -159,7 +160,7 @@ class BiasBudget(Control):
 
     def before_step(self, moment: Moment) -> Record | None:
         decision = None
-        if moment.step % self.every == 0 and isinstance(self.start, MGRIT):
+        if moment.step % self.every == 0 and moment.learning_rate > 0 and isinstance(self.start, MGRIT):
             decision = self._decide(moment)
         self.spent += moment.learning_rate * self.bias
         return decision
@@ -195,8 +196,7 @@ class BiasBudget(Control):
 
     def _allowance(self, moment: Moment) -> float:
         """The bias that fits into what is left of the budget, if every step from here on has it."""
-        rate = moment.learning_rate * max(1, moment.steps - moment.step)
-        return (self.bound - self.spent) / rate if rate else math.inf
+        return (self.bound - self.spent) / (moment.learning_rate * max(1, moment.steps - moment.step))
 
 
 def control_of(options: TrainOptions, solver: MGRIT | Serial) -> Control:

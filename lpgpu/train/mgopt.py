@@ -172,6 +172,8 @@ class MGOPT(torch.optim.Optimizer):
         self.gradients[level] += 1
         with torch.enable_grad():
             value = closure(network).detach()
+        if all(x.grad is None for x in network.parameters()):
+            raise RuntimeError("closure(network) left no gradient in the network; it has to call backward()")
         gradient = [torch.zeros_like(x) if x.grad is None else x.grad.clone() for x in network.parameters()]
         if v is None:
             return value, gradient

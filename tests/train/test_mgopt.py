@@ -102,6 +102,12 @@ def test_a_direction_of_ascent_is_dropped():
     assert closure(mgopt.networks[0]) < value
 
 
+def test_a_closure_that_goes_nowhere_back():
+    mgopt = MGOPT(networks(2), sgd)
+    with pytest.raises(RuntimeError, match=r"left no gradient in the network; it has to call backward\(\)"):
+        mgopt.step(lambda network: network(torch.ones(1, 2, dtype=torch.float64)).sum())
+
+
 def test_work_is_counted():
     mgopt = MGOPT(networks(3), sgd, before=1, after=2, coarsest=4)
     calls = {id(network): 0 for network in mgopt.networks}
