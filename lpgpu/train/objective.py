@@ -1,6 +1,6 @@
 """The objective on one batch, its mean loss and the penalties, and its gradient."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -65,26 +65,27 @@ class Objective:
         options, penalty = self.options, 0.0
         if options.tikhonov:
             penalty += options.tikhonov * tikhonov(network.parameters())
-        if isinstance(options, ODEOptions) and options.smoothness:
+        for weight, _, own, between in self._smoothness(network):
+            penalty += weight * (own + between)
+        return penalty
+
+    def _smoothness(self, network: nn.Module) -> Iterator[tuple[float, LayerParallel, Tensor, Tensor | float]]:
+        """Of each network of layers: γ, it, its smoothness within this rank's layers, and across their boundaries."""
+        if isinstance(self.options, ODEOptions) and self.options.smoothness:
             for part in propagated_parts(network):
                 if isinstance(part, LayerParallel):
-                    penalty += options.smoothness * depth_smoothness(part.parameters(), part.dt)
-                    penalty += options.smoothness * smoothness_between_ranks(part, self.ranks.grid.layer_rank)
-        return penalty
+                    between = smoothness_between_ranks(part, self.ranks.grid.layer_rank)
+                    yield self.options.smoothness, part, depth_smoothness(part.parameters(), part.dt), between
 
     @torch.no_grad()
     def _of_all_ranks(self, network: nn.Module, loss: Tensor) -> Tensor:
         """The objective of the whole network on the whole batch."""
-        options, parameters = self.options, list(network.parameters())
-        value = self.ranks.sum_over_data(loss) / self.ranks.grid.data_ranks
-        if options.tikhonov:
-            value = value + options.tikhonov * network_dot(network, parameters, parameters) / 2
-        if isinstance(options, ODEOptions) and options.smoothness:
-            for part in propagated_parts(network):
-                if isinstance(part, LayerParallel):
-                    between = smoothness_between_ranks(part, self.ranks.grid.layer_rank) / 2  # both neighbours' view
-                    mine = depth_smoothness(part.parameters(), part.dt) + between
-                    value = value + options.smoothness * part.sum_over_ranks(mine)
+        parameters = list(network.parameters())
+        value = self.ranks.mean_over_data(loss)
+        if self.options.tikhonov:
+            value = value + self.options.tikhonov * network_dot(network, parameters, parameters) / 2
+        for weight, part, own, between in self._smoothness(network):
+            value = value + weight * part.sum_over_ranks(own + between / 2)  # both neighbours have a boundary
         return torch.tensor(self.ranks.from_root(lambda: float(value)), dtype=torch.float64, device=self.device)
 
     def _finish_gradient(self, network: nn.Module) -> None:

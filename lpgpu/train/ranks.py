@@ -99,8 +99,12 @@ class Ranks:
 
     def mean_loss(self, loss: Tensor, weight: float) -> float:
         """A batch's mean loss, of that of these examples and their weight: the root's figure on all ranks."""
-        total = self.sum_over_data(weight * loss.detach()) / self.grid.data_ranks
-        return self.from_root(lambda: float(total))
+        mean = self.mean_over_data(weight * loss.detach())
+        return self.from_root(lambda: float(mean))
+
+    def mean_over_data(self, value: Tensor) -> Tensor:
+        """The mean over the data ranks."""
+        return self.sum_over_data(value) / self.grid.data_ranks
 
     def sum_over_data(self, value: Tensor) -> Tensor:
         """The sum over the data ranks."""

@@ -4,11 +4,12 @@ import importlib.util
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.kernels.own_process import run_tests
 
 HERE = Path(__file__).parent / "pretended"
 COMPILER = shutil.which("c++") or shutil.which("g++")
@@ -27,12 +28,4 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="what is interpreted cannot be compiled")
 def test_pretended(guard: Path) -> None:
-    environment = os.environ | {"LPGPU_GUARD": str(guard), "LPGPU_STRICT": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "--no-header", str(HERE)]
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
-    except subprocess.TimeoutExpired as hung:
-        pytest.fail(f"took more than 500 s:\n{(hung.stdout or b'').decode()[-5000:]}")
-    print(done.stdout[-300:])
-    if done.returncode != 0:
-        pytest.fail(f"on a pretended GPU:\n{done.stdout[-20000:]}{done.stderr[-5000:]}")
+    run_tests(HERE, LPGPU_GUARD=str(guard), LPGPU_STRICT="1")

@@ -73,7 +73,7 @@ def load_backbone(name: str, weights: Path | None) -> nn.Module:
     except RuntimeError as error:
         raise InputError(
             f"torchvision was built for another torch than {torch.__version__} ({_brief(error)}); install the two "
-            "together: pip install --force-reinstall torch torchvision, with the --index-url that torch came from"
+            "together, from where torch came from: pip install --force-reinstall torch torchvision"
         ) from error
     try:
         network = getattr(models, name)(weights="DEFAULT" if weights is None else None)
