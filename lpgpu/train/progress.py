@@ -31,7 +31,8 @@ class Progress:
             desc=name, total=self.total, initial=self.initial, unit="batch", dynamic_ncols=True, disable=None
         )
         self.begun = self.due = time.monotonic()
-        self.seen = (trainer.epoch, 0, self.begun)  # epoch, examples and time of the last look
+        self.counted = trainer.measures.running.examples  # of this epoch's examples
+        self.examples, self.looked = 0, self.begun  # those since the last look, and when that was
 
     def __enter__(self) -> Self:
         return self
@@ -44,17 +45,19 @@ class Progress:
     def batch(self, running: RunningMean) -> None:
         """One more batch is done, which `running` has counted in; after the epoch's last one the test begins."""
         self.bar.update()
+        self.examples += running.examples - self.counted
+        self.counted = running.examples
         now, last = time.monotonic(), self.trainer.measures.batches == self.steps
         if now >= self.due or (last and not self.bar.disable):
             loss, accuracy = running.values()
-            epoch, examples, then = self.seen
-            rate = (running.examples - (examples if epoch == self.trainer.epoch else 0)) / max(now - then, 1e-9)
-            self.seen = (self.trainer.epoch, running.examples, now)
+            rate = self.examples / max(now - self.looked, 1e-9)
+            self.examples, self.looked = 0, now
             doing = "testing" if last else f"{rate:.0f} examples/s"
             self._show(f"epoch {self.trainer.epoch + 1}, loss {loss:.3f}, acc {accuracy:.1%}, {doing}", now)
 
     def epoch(self, record: Record) -> None:
         """An epoch is finished; `record` is what it has measured."""
+        self.counted = 0
         now = time.monotonic()
         if now >= self.due or not self.bar.disable or self.trainer.epoch == self.trainer.options.epochs:
             self._show(

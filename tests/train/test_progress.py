@@ -4,6 +4,7 @@ import io
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -75,3 +76,23 @@ def test_a_resumed_run_goes_on_counting(tmp_path: Path, capsys: pytest.CaptureFi
     capsys.readouterr()
     train(Run.resume(run.folder, {}))
     assert re.fullmatch(BATCH.format("6/8", 2, RATE), capsys.readouterr().err.splitlines()[0])
+
+
+def test_the_rate_is_over_all_epochs_since_the_last_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    clock, step = [0.0], Trainer._step
+
+    def a_second(trainer: Trainer, *rest) -> None:
+        clock[0] += 1
+        step(trainer, *rest)
+
+    monkeypatch.setattr("lpgpu.train.progress.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr("lpgpu.train.progress.LINES", 6.0)
+    monkeypatch.setattr(Trainer, "_step", a_second)
+    run = tiny_run(tmp_path / "run")
+    train(run)
+    examples = len(Trainer(run.recipe, run.options).data.train_labels)
+    expected = (examples - 400 + 3 * 400) / 6  # the first epoch's, less the first batch, and three of the second
+    line = capsys.readouterr().err.splitlines()[1]
+    assert " 7/8 " in line and f"{expected:.0f} examples/s" in line
