@@ -26,7 +26,6 @@ class Propagation:
     `forward_done` and `adjoint_done` receive the results of the solves. `differentiable`: an adjoint may follow.
     """
 
-    dt: float
     num_steps: int
     partition: Partition | None
     solver: Solver
@@ -42,7 +41,7 @@ class Propagation:
         if u.grid.begins:
             u.start.copy_(start)
         keep = self.differentiable and isinstance(u, AllPoints)
-        propagator = ForwardPropagator(layers, self.dt, len(hierarchy.grids), keep=keep)
+        propagator = ForwardPropagator(layers, len(hierarchy.grids), keep=keep)
         self.forward_done(solve(propagator, hierarchy, u, self.solver, communicator=self.communicator))
         return Propagated(self, propagator, u)
 

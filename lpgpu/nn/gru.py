@@ -169,7 +169,6 @@ class GRU(Solved, nn.GRU):
         if reverse:
             products = products.flip(0)
         propagation = Propagation(
-            dt=self.dt,
             num_steps=marched.steps,
             partition=marched.partition,
             solver=self.solver,
@@ -195,7 +194,7 @@ class GRU(Solved, nn.GRU):
         }
 
     def _layers(self, products: Tensor, w: Tensor, b: Tensor | None) -> GRULayers:
-        return GRULayers(products.detach(), w.detach(), None if b is None else b.detach(), self.formulation)
+        return GRULayers(products.detach(), w.detach(), None if b is None else b.detach(), self.formulation, self.dt)
 
     def _checked(self, input: Tensor, hx: Tensor | None) -> tuple[Tensor, Tensor, bool]:
         """Input as [T, B, input_size], states to start from, and whether the input was batched."""

@@ -109,10 +109,9 @@ class LayerParallel(Solved, nn.Module):
         self._communicator.agree(check, lambda: self._facts(x))
 
         def layers_for(parameters: tuple[Tensor, ...]) -> Layers:
-            return layers_of(self.layers, dict(zip(named, parameters, strict=True)), x, self.scheme, self.form)
+            return layers_of(self.layers, dict(zip(named, parameters, strict=True)), x, self.scheme, self.form, self.dt)
 
         propagation = Propagation(
-            dt=self.dt,
             num_steps=self.num_steps,
             partition=self._partition,
             solver=self.solver,

@@ -30,7 +30,7 @@ class ConvLike(ConvBlock):
 
 def layers_for(block: nn.Module, x: Tensor, scheme: str = "euler", form: str = "rhs"):
     stacked = {name: parameter[None] for name, parameter in block.named_parameters()}
-    return layers_of(block, stacked, x, scheme, form)
+    return layers_of(block, stacked, x, scheme, form, 1.0)
 
 
 class TestWhichPathIsTaken:

@@ -114,11 +114,11 @@ def test_the_adjoint_is_linearised_where_the_forward_solve_ended(num_steps: int,
 
 def forward_states(net: LayerParallel, x: torch.Tensor) -> torch.Tensor:
     """All states that the network's forward solve ends with."""
-    layers = layers_of(net.layers, dict(net.layers.named_parameters()), x, net.scheme, net.form)
+    layers = layers_of(net.layers, dict(net.layers.named_parameters()), x, net.scheme, net.form, net.dt)
     hierarchy = net.solver.hierarchy(net.num_steps)
     states = AllPoints(hierarchy.grids[0], x.new_empty(net.num_steps + 1, *x.shape))
     states.start.copy_(x)
-    solve(ForwardPropagator(layers, net.dt, len(hierarchy.grids)), hierarchy, states, net.solver)
+    solve(ForwardPropagator(layers, len(hierarchy.grids)), hierarchy, states, net.solver)
     return states.u
 
 

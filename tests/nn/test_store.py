@@ -149,7 +149,7 @@ def test_recomputation_costs_one_forward_sweep_for_each_adjoint_sweep(
     )
     net, x = network(num_steps=num_steps), inputs()
     hierarchy = solver.hierarchy(num_steps)
-    layers = layers_of(net.layers, dict(net.layers.named_parameters()), x, net.scheme, net.form)
+    layers = layers_of(net.layers, dict(net.layers.named_parameters()), x, net.scheme, net.form, net.dt)
 
     def c_points_only(grid) -> States:
         states = CPointsOnly(grid, lambda points: layers.empty_states(points, x), chunk)
@@ -157,7 +157,7 @@ def test_recomputation_costs_one_forward_sweep_for_each_adjoint_sweep(
         return states
 
     u, lam = c_points_only(hierarchy.grids[0]), c_points_only(hierarchy.transpose().grids[0])
-    forward = ForwardPropagator(layers, net.dt, len(hierarchy.grids))
+    forward = ForwardPropagator(layers, len(hierarchy.grids))
     solve(forward, hierarchy, u, solver)
     solved = forward.work.evaluations[0]
     adjoint = AdjointPropagator(forward, hierarchy.grids[0], u)

@@ -13,7 +13,7 @@ from lpgpu.nn.propagators.pair import AdjointPropagator, ForwardPropagator
 __all__ = ["AdjointPropagator", "ForwardPropagator", "Layers", "Linearisation", "layers_of"]
 
 
-def layers_of(block: nn.Module, parameters: dict[str, Tensor], x: Tensor, scheme: str, form: str) -> Layers:
+def layers_of(block: nn.Module, parameters: dict[str, Tensor], x: Tensor, scheme: str, form: str, dt: float) -> Layers:
     """The layers of `block` with stacked `parameters` [layers, ...], for states like `x`.
 
     A dense or convolutional block takes its own kernels where these apply: Euler's scheme, and states of two (dense) or
@@ -27,13 +27,13 @@ def layers_of(block: nn.Module, parameters: dict[str, Tensor], x: Tensor, scheme
         block.check_state(x)
     kernel_applies = form == "rhs" and scheme == "euler"
     if kernel_applies and type(block) is DenseBlock and x.ndim == 2 and _are_plain(parameters, ["linear"]):
-        return DenseLayers(parameters["linear.weight"], parameters.get("linear.bias"), block.activation.name)
+        return DenseLayers(parameters["linear.weight"], parameters.get("linear.bias"), block.activation.name, dt)
     if kernel_applies and type(block) is ConvBlock and x.ndim == 4:
         convolutions = [f"convolutions.{i}" for i in range(len(block.convolutions))]
         if _are_plain(parameters, convolutions):
             kernels = [Kernel(parameters[f"{name}.weight"], parameters.get(f"{name}.bias")) for name in convolutions]
-            return ConvLayers(kernels, block.activation.name)
-    return FunctionalLayers(block, parameters, dict(block.named_buffers()), scheme, form)
+            return ConvLayers(kernels, block.activation.name, dt)
+    return FunctionalLayers(block, parameters, dict(block.named_buffers()), scheme, form, dt)
 
 
 def _are_plain(parameters: dict[str, Tensor], modules: list[str]) -> bool:

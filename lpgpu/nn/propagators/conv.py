@@ -13,27 +13,28 @@ from lpgpu.nn.propagators.layers import Layers, Linearisation
 class ConvLayers(Layers):
     """u + Δt g(K_k ∗ … + b_k): for each convolution weights [layers, C, C, 3, 3] and biases [layers, C] or None."""
 
-    def __init__(self, kernels: list[conv_step.Kernel], activation: str) -> None:
+    def __init__(self, kernels: list[conv_step.Kernel], activation: str, dt: float) -> None:
         self.kernels = conv_step.packed(
             [conv_step.Kernel(w.detach(), None if b is None else b.detach()) for w, b in kernels]
         )
         self.activation = activation
+        self.dt = dt
 
     def advance(
-        self, layers: slice, dt: float, u: Tensor, out: Tensor, *, keep: bool = False, diagonal: Tensor | None = None
+        self, layers: slice, u: Tensor, out: Tensor, *, keep: bool = False, diagonal: Tensor | None = None
     ) -> conv_step.Kept | None:
-        kept = conv_step.advance(u, self._of(layers), dt, self.activation, out, keep=keep)
+        kept = conv_step.advance(u, self._of(layers), self.dt, self.activation, out, keep=keep)
         return kept if keep else None
 
-    def linearise(self, layers: slice, dt: float, u: Tensor, kept: conv_step.Kept | None = None) -> Linearisation:
+    def linearise(self, layers: slice, u: Tensor, kept: conv_step.Kept | None = None) -> Linearisation:
         kernels = self._of(layers)
-        return _Linearised(kernels, self.activation, dt, u, kept or conv_step.kept(u, kernels, self.activation))
+        return _Linearised(kernels, self.activation, self.dt, u, kept or conv_step.kept(u, kernels, self.activation))
 
     def fuses_sweeps(self, like: Tensor) -> bool:
         return could_fuse(like)
 
-    def sweep(self, layers: slice, dt: float, u: Tensor, sweep: Sweep, **options: Tensor) -> None:
-        conv_step.sweep(u, self._of(layers), dt, self.activation, sweep, **options)
+    def sweep(self, layers: slice, u: Tensor, sweep: Sweep, **options: Tensor) -> None:
+        conv_step.sweep(u, self._of(layers), self.dt, self.activation, sweep, **options)
 
     def empty_states(self, points: int, like: Tensor) -> Tensor:
         return conv_step.empty_states(points, like)

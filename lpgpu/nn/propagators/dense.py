@@ -13,30 +13,31 @@ from lpgpu.nn.propagators.layers import Layers, Linearisation
 class DenseLayers(Layers):
     """u + Δt g(W_k u + b_k): weights [layers, H, H], biases [layers, H] or None, states [points, B, H]."""
 
-    def __init__(self, w: Tensor, b: Tensor | None, activation: str) -> None:
+    def __init__(self, w: Tensor, b: Tensor | None, activation: str, dt: float) -> None:
         self.w = w.detach()
         self.b = None if b is None else b.detach()
         self.activation = activation
+        self.dt = dt
 
     has_diagonal = True
 
     def advance(
-        self, layers: slice, dt: float, u: Tensor, out: Tensor, *, keep: bool = False, diagonal: Tensor | None = None
+        self, layers: slice, u: Tensor, out: Tensor, *, keep: bool = False, diagonal: Tensor | None = None
     ) -> Tensor | None:
         w, b = self._of(layers)
-        kept = dense_step.advance(u, w, b, dt, self.activation, out, diagonal=diagonal)
+        kept = dense_step.advance(u, w, b, self.dt, self.activation, out, diagonal=diagonal)
         return kept if keep else None
 
     def fuses_sweeps(self, like: Tensor) -> bool:
         return could_fuse(like)
 
-    def sweep(self, layers: slice, dt: float, u: Tensor, sweep: Sweep, **options: Tensor) -> None:
+    def sweep(self, layers: slice, u: Tensor, sweep: Sweep, **options: Tensor) -> None:
         w, b = self._of(layers)
-        dense_step.sweep(u, w, b, dt, self.activation, sweep, **options)
+        dense_step.sweep(u, w, b, self.dt, self.activation, sweep, **options)
 
-    def linearise(self, layers: slice, dt: float, u: Tensor, kept: Tensor | None = None) -> Linearisation:
+    def linearise(self, layers: slice, u: Tensor, kept: Tensor | None = None) -> Linearisation:
         w, b = self._of(layers)
-        return _Linearised(self, w, dt, u, dense_step.kept(u, w, b, self.activation) if kept is None else kept)
+        return _Linearised(self, w, u, dense_step.kept(u, w, b, self.activation) if kept is None else kept)
 
     def empty_states(self, points: int, like: Tensor) -> Tensor:
         return dense_step.empty_states(points, like)
@@ -46,25 +47,24 @@ class DenseLayers(Layers):
 
 
 class _Linearised(Linearisation):
-    def __init__(self, stack: DenseLayers, w: Tensor, dt: float, u: Tensor, kept: Tensor) -> None:
+    def __init__(self, stack: DenseLayers, w: Tensor, u: Tensor, kept: Tensor) -> None:
         self.stack = stack
         self.w = w
-        self.dt = dt
         self.u = u
         self.kept = kept
 
     def __getitem__(self, steps: slice) -> "_Linearised":
-        return _Linearised(self.stack, self.w[steps], self.dt, self.u[steps], self.kept[steps])
+        return _Linearised(self.stack, self.w[steps], self.u[steps], self.kept[steps])
 
     def vjp(self, lam: Tensor, out: Tensor) -> None:
-        dense_step.vjp(lam, self.kept, self.w, self.dt, self.stack.activation, out)
+        dense_step.vjp(lam, self.kept, self.w, self.stack.dt, self.stack.activation, out)
 
     def diagonal(self, out: Tensor) -> None:
-        dense_step.diagonal(self.kept, self.w, self.dt, self.stack.activation, out)
+        dense_step.diagonal(self.kept, self.w, self.stack.dt, self.stack.activation, out)
 
     def sweep(self, lam: Tensor, sweep: Sweep, **options: Tensor) -> None:
-        dense_step.adjoint_sweep(lam, self.kept, self.w, self.dt, self.stack.activation, sweep, **options)
+        dense_step.adjoint_sweep(lam, self.kept, self.w, self.stack.dt, self.stack.activation, sweep, **options)
 
     def parameter_gradients(self, lam: Tensor) -> Sequence[Tensor | None]:
-        dw, db = dense_step.parameter_gradient(lam, self.kept, self.u, self.dt, self.stack.activation)
+        dw, db = dense_step.parameter_gradient(lam, self.kept, self.u, self.stack.dt, self.stack.activation)
         return (dw,) if self.stack.b is None else (dw, db)

@@ -17,28 +17,29 @@ _VMAP_REFUSAL = ("vmap", "functorch", "torch.func", "Batching rule")
 class FunctionalLayers(Layers):
     """`module` with its parameters and buffers replaced by those of K layers, under `torch.func.vmap`."""
 
-    def __init__(self, module: nn.Module, parameters: Named, buffers: Named, scheme: str, form: str) -> None:
+    def __init__(self, module: nn.Module, parameters: Named, buffers: Named, scheme: str, form: str, dt: float) -> None:
         self.module = module
         self.parameters = parameters
         self.buffers = buffers
         self.scheme = scheme
         self.form = form
+        self.dt = dt
 
     def advance(
-        self, layers: slice, dt: float, u: Tensor, out: Tensor, *, keep: bool = False, diagonal: Tensor | None = None
+        self, layers: slice, u: Tensor, out: Tensor, *, keep: bool = False, diagonal: Tensor | None = None
     ) -> None:
-        out.copy_(self._phi(_sliced(self.parameters, layers), layers, dt, u))
+        out.copy_(self._phi(_sliced(self.parameters, layers), layers, u))
 
-    def linearise(self, layers: slice, dt: float, u: Tensor, kept: None = None) -> Linearisation:
+    def linearise(self, layers: slice, u: Tensor, kept: None = None) -> Linearisation:
         theta = {
             name: values.detach().requires_grad_(self.parameters[name].requires_grad)
             for name, values in _sliced(self.parameters, layers).items()
         }
         u = u.detach().requires_grad_()
         with torch.enable_grad():
-            return _Graph(u, list(theta.values()), self._phi(theta, layers, dt, u))
+            return _Graph(u, list(theta.values()), self._phi(theta, layers, u))
 
-    def _phi(self, theta: Named, layers: slice, dt: float, u: Tensor) -> Tensor:
+    def _phi(self, theta: Named, layers: slice, u: Tensor) -> Tensor:
         """Φ_k(u_k) of all K layers, checked to be states like those that came in."""
 
         def phi(theta: Named, buffers: Named, u: Tensor) -> Tensor:
@@ -47,7 +48,7 @@ class FunctionalLayers(Layers):
                 _check_like(out, u)
                 return out
 
-            return block(dt, u) if self.form == "step" else SCHEMES[self.scheme](block, dt, u)
+            return block(self.dt, u) if self.form == "step" else SCHEMES[self.scheme](block, self.dt, u)
 
         buffers = _sliced(self.buffers, layers)
         versions = {name: buffer._version for name, buffer in self.buffers.items()}

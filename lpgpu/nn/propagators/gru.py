@@ -22,33 +22,34 @@ class GRULayers(Layers):
     has_diagonal = True
     prefers_delta = True
 
-    def __init__(self, x: Tensor, w: Tensor, b: Tensor | None, formulation: str) -> None:
+    def __init__(self, x: Tensor, w: Tensor, b: Tensor | None, formulation: str, dt: float) -> None:
         self.x = x
         self.w = w
         self.b = b
         self.formulation = formulation
+        self.dt = dt
 
     def advance(
-        self, layers: slice, dt: float, u: Tensor, out: Tensor, *, keep: bool = False, diagonal: Tensor | None = None
+        self, layers: slice, u: Tensor, out: Tensor, *, keep: bool = False, diagonal: Tensor | None = None
     ) -> Gates | Coefficients | None:
-        at = implicit_gru.advance(u, self.x[layers], self.w, self.b, dt, self.formulation, out, diagonal)
+        at = implicit_gru.advance(u, self.x[layers], self.w, self.b, self.dt, self.formulation, out, diagonal)
         return at if keep else None
 
-    def linearise(self, layers: slice, dt: float, u: Tensor, kept: Gates | Coefficients | None = None) -> Linearisation:
+    def linearise(self, layers: slice, u: Tensor, kept: Gates | Coefficients | None = None) -> Linearisation:
         if kept is None:
-            kept = implicit_gru.linearise(u, self.x[layers], self.w, self.b, dt, self.formulation)
+            kept = implicit_gru.linearise(u, self.x[layers], self.w, self.b, self.dt, self.formulation)
         if isinstance(kept, Gates):
-            kept = implicit_gru.coefficients(u, kept, dt, self.formulation)
+            kept = implicit_gru.coefficients(u, kept, self.dt, self.formulation)
         return _Linearised(kept, self.w)
 
-    def linearise_once(self, layers: slice, dt: float, u: Tensor) -> Linearisation:
-        return _Once(self, layers, dt, u)
+    def linearise_once(self, layers: slice, u: Tensor) -> Linearisation:
+        return _Once(self, layers, u)
 
     def fuses_sweeps(self, like: Tensor) -> bool:
         return could_fuse(like)
 
-    def sweep(self, layers: slice, dt: float, u: Tensor, sweep: Sweep, **options: Tensor) -> None:
-        implicit_gru.sweep(u, self.x[layers], self.w, self.b, dt, self.formulation, sweep, **options)
+    def sweep(self, layers: slice, u: Tensor, sweep: Sweep, **options: Tensor) -> None:
+        implicit_gru.sweep(u, self.x[layers], self.w, self.b, self.dt, self.formulation, sweep, **options)
 
     def join(self, kept: Sequence[Gates | Coefficients]) -> Gates | Coefficients:
         first = kept[0]
@@ -79,15 +80,14 @@ class _Linearised(Linearisation):
 class _Once(Linearisation):
     """∂Φ for one sweep: where the kernels can, the gates are computed again in it, and no coefficient is stored."""
 
-    def __init__(self, stack: GRULayers, layers: slice, dt: float, u: Tensor) -> None:
+    def __init__(self, stack: GRULayers, layers: slice, u: Tensor) -> None:
         self.stack = stack
         self.layers = layers
-        self.dt = dt
         self.u = u
 
     @cached_property
     def _stored(self) -> Linearisation:
-        return self.stack.linearise(self.layers, self.dt, self.u)
+        return self.stack.linearise(self.layers, self.u)
 
     def vjp(self, lam: Tensor, out: Tensor) -> None:
         self._stored.vjp(lam, out)
@@ -95,8 +95,9 @@ class _Once(Linearisation):
     def sweep(self, lam: Tensor, sweep: Sweep, **options: Tensor) -> None:
         if not implicit_gru.can_recompute(lam, g=options.get("g"), delta=options.get("delta")):
             return self._stored.sweep(lam, sweep, **options)
-        x, w, b = self.stack.x[self.layers], self.stack.w, self.stack.b
-        implicit_gru.adjoint_sweep_recomputed(lam, self.u, x, w, b, self.dt, self.stack.formulation, sweep, **options)
+        stack = self.stack
+        x, w, b = stack.x[self.layers], stack.w, stack.b
+        implicit_gru.adjoint_sweep_recomputed(lam, self.u, x, w, b, stack.dt, stack.formulation, sweep, **options)
 
     def diagonal(self, out: Tensor) -> None:
         self._stored.diagonal(out)

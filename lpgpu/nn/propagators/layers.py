@@ -5,7 +5,8 @@ Layer indices here are those of the network, whichever level asks; K layers are 
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from copy import copy
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -37,7 +38,7 @@ class Linearisation(ABC):
 
 
 class Layers(ABC):
-    """A stack of layers with parameters θ_k, [layers, ...].
+    """A stack of layers with parameters θ_k, [layers, ...], and their step Δt.
 
     `has_diagonal`: the Jacobian's diagonal is a closed formula here. `prefers_delta`: Δ-correction by it pays.
     """
@@ -45,29 +46,37 @@ class Layers(ABC):
     has_diagonal = False
     prefers_delta = False
 
+    dt: float
+
+    def coarsened(self, m: int) -> Self:
+        """The rediscretised layers of a coarser grid: the same θ_k, with the step m Δt."""
+        coarse = copy(self)
+        coarse.dt = m * self.dt
+        return coarse
+
     @abstractmethod
     def advance(
-        self, layers: slice, dt: float, u: Tensor, out: Tensor, *, keep: bool = False, diagonal: Tensor | None = None
+        self, layers: slice, u: Tensor, out: Tensor, *, keep: bool = False, diagonal: Tensor | None = None
     ) -> Any:
-        """out_k = Φ_k(u_k) with step Δt; both [K, ...], not overlapping. `diagonal` becomes diag(∂Φ_k/∂u) at u_k.
+        """out_k = Φ_k(u_k); both [K, ...], not overlapping. `diagonal` becomes diag(∂Φ_k/∂u) at u_k.
 
         May return what `linearise` would otherwise have to evaluate again, a sequence over the K layers, if `keep` asks
         for it and the kind of layer has such a thing; else None.
         """
 
     @abstractmethod
-    def linearise(self, layers: slice, dt: float, u: Tensor, kept: Any = None) -> Linearisation:
+    def linearise(self, layers: slice, u: Tensor, kept: Any = None) -> Linearisation:
         """∂Φ_k at u_k; `kept` is what `advance` returned for these layers and states, if it was kept."""
 
-    def linearise_once(self, layers: slice, dt: float, u: Tensor) -> Linearisation:
+    def linearise_once(self, layers: slice, u: Tensor) -> Linearisation:
         """As `linearise`, for one sweep only: what is cheaper to compute again than to store need not be stored."""
-        return self.linearise(layers, dt, u)
+        return self.linearise(layers, u)
 
     def fuses_sweeps(self, like: Tensor) -> bool:
         """Whether `sweep`, here and of linearisations, is the way for states like `like`."""
         return False
 
-    def sweep(self, layers: slice, dt: float, u: Tensor, sweep: Sweep, **options: Tensor) -> None:
+    def sweep(self, layers: slice, u: Tensor, sweep: Sweep, **options: Tensor) -> None:
         """March u [K + 1, ...] through `sweep` of the K layers in one go, in place.
 
         `options` are such of `g`, `delta`, `anchors` and `products` as there are, described in `kernels.sweep`.

@@ -13,19 +13,20 @@ from lpgpu.nn.propagators.layers import Layers, Linearisation
 
 
 class ForwardPropagator(Propagator):
-    """u_{k+1} = Φ_k(u_k). On level ℓ the step is σ_ℓ Δt, with the parameters of the first layer that it spans.
+    """u_{k+1} = Φ_k(u_k). On level ℓ the layers are coarsened by σ_ℓ: a step of σ_ℓ Δt, with the parameters of the
+    first layer that it spans.
 
     With `keep`, what the latest sweep of the finest level leaves behind is kept for the adjoint: a solve ends with a
     sweep, so that is what the final states would give, of all layers but those that lead to C-points.
     """
 
-    def __init__(self, layers: Layers, dt: float, num_levels: int, *, keep: bool = False) -> None:
+    def __init__(self, layers: Layers, num_levels: int, *, keep: bool = False) -> None:
         super().__init__(num_levels)
         self.layers = layers
-        self.dt = dt
         self.keep = keep
         self.has_diagonal = layers.has_diagonal
         self.prefers_delta = layers.prefers_delta
+        self._of_stride = {1: layers}
         self._kept: dict[tuple[int, int], Any] = {}
 
     def kept(self, grid: Grid, layers: slice) -> Any:
@@ -33,8 +34,14 @@ class ForwardPropagator(Propagator):
         kept = self._kept.get((layers.start, layers.step)) if grid.level == 0 else None
         return kept[: length(layers)] if kept is not None and len(kept) >= length(layers) else None
 
+    def of_level(self, grid: Grid) -> Layers:
+        """The layers that a level steps with."""
+        if grid.stride not in self._of_stride:
+            self._of_stride[grid.stride] = self.layers.coarsened(grid.stride)
+        return self._of_stride[grid.stride]
+
     def _step(self, grid: Grid, layers: slice, u: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
-        self.layers.advance(grid.of_network(layers), self.dt * grid.stride, u, out, diagonal=diagonal)
+        self.of_level(grid).advance(grid.of_network(layers), u, out, diagonal=diagonal)
 
     def _sweep(
         self,
@@ -47,15 +54,15 @@ class ForwardPropagator(Propagator):
     ) -> None:
         if not (steps and self.layers.fuses_sweeps(u)):
             return super()._sweep(window, steps, u, g, delta, products)
-        layers, dt = window.grid.of_network(_layers(window)), self.dt * window.grid.stride
-        self.layers.sweep(layers, dt, u, _geometry(window, steps), **_options(window, g, delta, products))
+        layers = window.grid.of_network(_layers(window))
+        self.of_level(window.grid).sweep(layers, u, _geometry(window, steps), **_options(window, g, delta, products))
 
     def _step_in_sweep(self, grid: Grid, layers: slice, u: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
         if not (self.keep and grid.level == 0):
             return self._step(grid, layers, u, out, diagonal)
         key = layers.start, layers.step
         self._kept.pop(key, None)  # its memory first
-        kept = self.layers.advance(grid.of_network(layers), self.dt, u, out, keep=True, diagonal=diagonal)
+        kept = self.layers.advance(grid.of_network(layers), u, out, keep=True, diagonal=diagonal)
         if kept is not None:
             self._kept[key] = kept
 
@@ -122,17 +129,17 @@ class AdjointPropagator(Propagator):
 
     def _linearise(self, grid: Grid, layers: slice) -> Linearisation:
         """∂Φ at `layers`: from the states that are stored, and then kept; else from those that were swept again."""
-        dt, of_network = self.forward.dt * grid.stride, grid.of_network(layers)
+        stack, of_network = self.forward.of_level(grid), grid.of_network(layers)
         if grid.level == 0 and self._swept_again is not None:
             window, states = self._swept_again
-            return self.forward.layers.linearise_once(of_network, dt, states[window.local(layers)])
+            return stack.linearise_once(of_network, states[window.local(layers)])
         if (whole := self._whole(grid)) is not None:
             return whole[layers]
         key = (grid.level, layers.start, layers.stop, layers.step)
         if key not in self._linearisations:
             kept = self.forward.kept(grid, layers)
             u = self._stored(of_network)
-            self._linearisations[key] = self.forward.layers.linearise(of_network, dt, u, kept)
+            self._linearisations[key] = stack.linearise(of_network, u, kept)
         return self._linearisations[key]
 
     def _whole(self, grid: Grid) -> Linearisation | None:
@@ -145,15 +152,15 @@ class AdjointPropagator(Propagator):
         """For fused sweeps; and for a single level, from what each step kept, where these can be joined."""
         if grid.level == 0 and not isinstance(self.u, AllPoints):
             return None
-        layers, of_network = self.forward.layers, grid.of_network(grid.all_layers)
-        u, dt = self._stored(of_network), self.forward.dt * grid.stride
+        layers, of_network = self.forward.of_level(grid), grid.of_network(grid.all_layers)
+        u = self._stored(of_network)
         if layers.fuses_sweeps(u):
-            return layers.linearise(of_network, dt, u)
+            return layers.linearise(of_network, u)
         if grid.level > 0 or grid.coarsening is not None:
             return None
         kept = [self.forward.kept(grid, slice(k, k + 1, grid.interval)) for k in range(grid.local_steps)]
         joined = None if any(each is None for each in kept) else layers.join(kept)
-        return None if joined is None else layers.linearise(of_network, dt, u, joined)
+        return None if joined is None else layers.linearise(of_network, u, joined)
 
     def _stored(self, layers: slice) -> Tensor:
         """u at the points that `layers` of the network start from, all of which are stored."""
