@@ -1,13 +1,19 @@
 """What hypothesis draws for the solver's options, and how many cycles make a solve exact."""
 
-from typing import Any
+from typing import Any, get_args
 
 from hypothesis import strategies as st
 
 from lpgpu import MGRIT
+from lpgpu.mgrit.options import Cycle, Relaxation
 
 seeds = st.integers(0, 2**32 - 1)
 steps = st.integers(1, 70)
+cycle_kinds = st.sampled_from(get_args(Cycle))
+relaxations = st.sampled_from(get_args(Relaxation))
+
+VISITS = {"V": lambda level: 1, "F": lambda level: level + 1, "W": lambda level: 2**level}
+"""Visits of a level (0: finest) in one cycle. The coarsest is solved once for each visit of the next finer level."""
 
 
 @st.composite
@@ -15,12 +21,11 @@ def solver_options(draw: st.DrawFn, *, levels: int = 5, coarsening: tuple[int, i
     """Options of `MGRIT` in every combination, without the iterations: up to `levels`, m within `coarsening`."""
     coarser = draw(st.integers(0, levels - 1))
     m = st.integers(*coarsening)
-    relaxation = st.sampled_from(["F", "FCF"])
     return {
         "levels": coarser + 1,
         "coarsening": draw(m | st.lists(m, min_size=coarser, max_size=coarser)),
-        "relaxation": draw(relaxation | st.lists(relaxation, min_size=coarser, max_size=coarser)),
-        "cycle": draw(st.sampled_from(["V", "F"])),
+        "relaxation": draw(relaxations | st.lists(relaxations, min_size=coarser, max_size=coarser)),
+        "cycle": draw(cycle_kinds),
         "initial_guess": draw(st.sampled_from(["coarse", "constant"])),
         "store": draw(st.sampled_from(["all", "c_points"])),
         "chunk": draw(st.none() | st.integers(1, 6)),

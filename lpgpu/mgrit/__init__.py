@@ -8,7 +8,7 @@ level         what a cycle works on: all of the above for one grid
 relaxation    F-, C- and FCF-sweeps
 fas           residual, coarse problem, correction
 delta         a coarse operator closer to the fine one
-cycle         V and F
+cycle         V, F and W
 guess         where the first cycle starts from
 solve         cycles until done
 convergence   when that is, and what went wrong

@@ -21,7 +21,12 @@ def f_cycle(levels: Levels, **options) -> Tensor | None:
     return _cycle(levels, _f_then_v_cycle, **options)
 
 
-CYCLES = {"V": v_cycle, "F": f_cycle}
+def w_cycle(levels: Levels, **options) -> Tensor | None:
+    """Visit every coarse level twice from each visit of the next finer one. Arguments and result as for `_cycle`."""
+    return _cycle(levels, _w_twice, **options)
+
+
+CYCLES = {"V": v_cycle, "F": f_cycle, "W": w_cycle}
 
 
 def _cycle(
@@ -53,3 +58,9 @@ def _f_then_v_cycle(levels: Levels) -> None:
     f_cycle(levels)
     if len(levels) > 1:
         v_cycle(levels, f_points_current=True)
+
+
+def _w_twice(levels: Levels) -> None:
+    w_cycle(levels)
+    if len(levels) > 1:
+        w_cycle(levels, f_points_current=True)

@@ -9,7 +9,7 @@ from lpgpu.mgrit.hierarchy import Hierarchy
 from lpgpu.mgrit.partition import Partition
 
 Relaxation = Literal["F", "FCF"]
-Cycle = Literal["V", "F"]
+Cycle = Literal["V", "F", "W"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class MGRIT:
         iterations, adjoint_iterations: cycles of the forward and of the adjoint solve; with a tolerance, the most.
             0 leaves the initial guess.
         relaxation: "F", or "FCF" (twice the work, faster convergence); one, or `levels − 1` of them, finest first.
-        cycle: "V", or "F", which visits the coarse levels once more on the way up.
+        cycle: "V"; "F", which visits the coarse levels once more on the way up; or "W", which visits each of them
+            twice from every visit of the next finer one.
         tolerance, adjoint_tolerance: stop a solve once the 2-norm of the residual at the C-points is at most this times
             the first one. None: always run all iterations.
         min_coarse_steps: no grid gets fewer layers than this.
@@ -87,8 +88,9 @@ class MGRIT:
         for m in _values("coarsening", self.coarsening, int, self.levels - 1):
             _at_least("coarsening", m, 2)
         for relaxation in _values("relaxation", self.relaxation, str, self.levels - 1):
-            if relaxation not in ("F", "FCF"):
-                raise ValueError(f"relaxation is {relaxation!r}; expected 'F' or 'FCF'")
+            if relaxation not in get_args(Relaxation):
+                expected = " or ".join(map(repr, get_args(Relaxation)))
+                raise ValueError(f"relaxation is {relaxation!r}; expected {expected}")
 
     @property
     def coarsening_per_level(self) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from lpgpu.comm import as_communicator
 from lpgpu.mgrit import MGRIT, Partition, Solver, SolveResult
 from lpgpu.nn.autograd import PropagateEnd, Propagation
 from lpgpu.nn.propagators import Layers, layers_of
-from lpgpu.nn.schemes import SCHEMES, Step
+from lpgpu.nn.schemes import SCHEMES, Scheme, Step
 from lpgpu.nn.solved import Solved, check_ordinary
 from lpgpu.nn.stacking import draw_seed, layer_structure, layer_weights, stack, stacked_tensors, with_tensors
 
@@ -54,7 +54,7 @@ class LayerParallel(Solved, nn.Module):
         local_num_steps: int,
         Tf: float,
         *,
-        scheme: Literal["euler", "midpoint", "rk4"] = "euler",
+        scheme: Scheme = "euler",
         form: Literal["rhs", "step"] = "rhs",
         solver: Solver | None = None,
     ) -> None:

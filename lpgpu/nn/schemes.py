@@ -1,10 +1,12 @@
 """One step of a one-step scheme for u′ = f(u): explicit Euler, the midpoint rule, the classical Runge–Kutta rule."""
 
 from collections.abc import Callable
+from typing import Literal
 
 from torch import Tensor, nn
 
 Field = Callable[[Tensor], Tensor]
+Scheme = Literal["euler", "midpoint", "rk4"]
 
 
 def euler(f: Field, dt: float, u: Tensor) -> Tensor:
@@ -26,7 +28,7 @@ def rk4(f: Field, dt: float, u: Tensor) -> Tensor:
     return u + dt / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
 
 
-SCHEMES = {"euler": euler, "midpoint": midpoint, "rk4": rk4}
+SCHEMES: dict[str, Callable[[Field, float, Tensor], Tensor]] = {"euler": euler, "midpoint": midpoint, "rk4": rk4}
 
 
 class Step(nn.Module):

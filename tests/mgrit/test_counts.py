@@ -16,7 +16,7 @@ from lpgpu import MGRIT, LayerParallel
 from lpgpu.mgrit.hierarchy import Grid
 from lpgpu.nn import DenseBlock
 from tests.mgrit.problems import Problem
-from tests.settings import seeds, solver_options, steps
+from tests.settings import VISITS, seeds, solver_options, steps
 
 
 @dataclass
@@ -72,12 +72,12 @@ def expected_cost(num_steps: int, solver: MGRIT, cycles: int, *, reverse: bool, 
 
     cycle_of(grids[0], cycles)
     for grid in grids[1:]:
-        entered = 1 if solver.cycle == "V" else grid.level  # once from each visit of the level above
-        again = 0 if solver.cycle == "V" else 1  # the F-cycle's second visit, whose first F-sweep is saved
+        visits = VISITS[solver.cycle]
+        entered = visits(grid.level - 1)  # a second visit begins where the first one ended: its first F-sweep is saved
         coarse_phi(grid, cycles * entered)
         if grid.level < coarsest:
             first_sweep(grid, cycles * entered)
-            cycle_of(grid, cycles * (entered + again))
+            cycle_of(grid, cycles * visits(grid.level))
         else:
             serially(cycles * entered)
     return cost
@@ -150,7 +150,7 @@ def test_depth_is_the_number_of_batched_calls(num_steps: int, options: dict[str,
     solver = MGRIT(**{**options, "chunk": None, "store": "all"}, iterations=cycles)
     _, result, propagator = Problem(num_steps).solve(solver)
     coarse_levels = len(result.evaluations) - 1
-    restrictions = cycles * (coarse_levels if solver.cycle == "V" else coarse_levels * (coarse_levels + 1) // 2)
+    restrictions = cycles * sum(map(VISITS[solver.cycle], range(coarse_levels)))
     assert propagator.batches_called.total() == result.sequential_depth + restrictions
 
 

@@ -17,7 +17,7 @@ from lpgpu.mgrit import MGRIT, AllPoints, CPointsOnly, Delta, Grid, Propagator, 
 from lpgpu.mgrit.level import Level
 from lpgpu.mgrit.relaxation import c_relax, f_relax, solve_serially
 from tests.assertions import assert_close_relative, relative_error
-from tests.settings import exact_solver, seeds, solver_options
+from tests.settings import exact_solver, relaxations, seeds, solver_options
 
 directions = st.booleans()
 
@@ -130,7 +130,7 @@ class Problem:
     coarse_steps=st.integers(2, 6),
     coarsening=st.lists(st.integers(2, 4), min_size=1, max_size=3),
     remainder=st.integers(0, 3),
-    relaxation=st.sampled_from(["F", "FCF"]),
+    relaxation=relaxations,
     options=solver_options(levels=1),
     cycles=st.integers(1, 3),
     reverse=directions,

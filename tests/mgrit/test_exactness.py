@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lpgpu.mgrit import MGRIT, Serial
 from tests.assertions import assert_close_relative
 from tests.mgrit.problems import Problem
-from tests.settings import exact_solver, seeds, solver_options, steps
+from tests.settings import cycle_kinds, exact_solver, relaxations, seeds, solver_options, steps
 
 ROUNDING = 1e-13
 directions = st.booleans()
@@ -45,11 +45,11 @@ def test_serial_is_serial_propagation(num_steps: int, reverse: bool, sources: bo
     coarsening=st.integers(2, 6),
     remainder=st.integers(0, 5),
     cycles=st.integers(0, 4),
-    relaxation=st.sampled_from(["F", "FCF"]),
+    relaxation=relaxations,
     options=st.fixed_dictionaries(
         {
             "levels": st.integers(2, 4),
-            "cycle": st.sampled_from(["V", "F"]),
+            "cycle": cycle_kinds,
             "initial_guess": st.sampled_from(["coarse", "constant"]),
         }
     ),

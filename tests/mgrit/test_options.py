@@ -2,12 +2,16 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from lpgpu import MGRIT, Parareal, Serial
+from lpgpu.mgrit.cycle import CYCLES
+from lpgpu.mgrit.options import Cycle
+from lpgpu.nn.schemes import SCHEMES, Scheme
 from tests.assertions import assert_mentions
+from tests.settings import VISITS
 
 REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "no levels": ({"levels": 0}, ["levels is 0", "at least 1"]),
@@ -31,7 +35,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "unknown relaxation, on a single level": ({"levels": 1, "relaxation": "CF"}, ["relaxation is 'CF'", "'FCF'"]),
     "one of the relaxations": ({"relaxation": ("F", "C")}, ["relaxation is 'C'"]),
     "too many relaxations": ({"relaxation": ("F", "F", "F")}, ["relaxation is", "2 of them"]),
-    "unknown cycle": ({"cycle": "W"}, ["cycle is 'W'", "'V', 'F'"]),
+    "unknown cycle": ({"cycle": "K"}, ["cycle is 'K'", "'V', 'F'"]),
     "cycle by a list": ({"cycle": ["V"]}, ["cycle is ['V']"]),
     "negative tolerance": ({"tolerance": -1e-3}, ["tolerance is -0.001", "≥ 0"]),
     "infinite tolerance": ({"tolerance": math.inf}, ["tolerance is inf"]),
@@ -114,3 +118,9 @@ def test_parareal_is_two_levels_with_f_relaxation() -> None:
     assert Parareal(store="c_points").store == "c_points"
     with pytest.raises(ValueError, match="coarsening is 1"):
         Parareal(coarsening=1)
+
+
+def test_every_cycle_that_can_be_asked_for_is_there() -> None:
+    """The list of them is `Cycle`: the command line and the tests take it from there."""
+    assert set(get_args(Cycle)) == set(CYCLES) == set(VISITS)
+    assert set(get_args(Scheme)) == set(SCHEMES)

@@ -3,6 +3,7 @@
 Ranks are threads here. The tests under MPI are of networks.
 """
 
+from collections import Counter
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +16,7 @@ from lpgpu.mgrit import MGRIT, SolveResult, States
 from tests.assertions import assert_close_relative
 from tests.comm.threads import on_ranks
 from tests.mgrit.problems import Problem
-from tests.settings import blocks_of, seeds, solver_options
+from tests.settings import VISITS, blocks_of, seeds, solver_options
 
 STATE = 3 * 8  # bytes
 
@@ -127,8 +128,7 @@ def expected_messages(blocks: list[int], solver: MGRIT, cycles: int, *, reverse:
     coarsest = len(grids) - 1
     delta = solver.delta == "diagonal"
     relaxation = solver.relaxation_per_level
-    count = 0
-    products_due = [True] * len(grids)  # the adjoint takes them once a solve
+    restrictions: Counter[int] = Counter()
 
     def short_interval(level: int) -> int:
         return len(levels[level].from_last_c_point_on) if reverse and grids[level].remainder else 0
@@ -137,42 +137,40 @@ def expected_messages(blocks: list[int], solver: MGRIT, cycles: int, *, reverse:
         at = levels[level]
         return short_interval(level) + len(at.f_of_full_intervals if reverse else at.f)
 
-    def restriction(level: int) -> int:
-        home = len(levels[level].f_of_full_intervals)
-        with_products = delta and products_due[level]
-        products_due[level] = products_due[level] and not reverse
-        return home * (1 + with_products)
-
-    def correction(level: int) -> int:
-        return len(levels[level].refreshed)
-
-    def cycle(level: int, *, current: bool, again: bool) -> int:
-        if level == coarsest:
-            return levels[level].all
+    def visit(level: int) -> int:
         at = levels[level]
-        sent = 0 if current else first_sweep(level)
-        sent += len(at.c) + len(at.f) if relaxation[level] == "FCF" else 0
-        sent += restriction(level) + cycle(level + 1, current=False, again=again)
-        if again and level + 1 < coarsest:
-            sent += cycle(level + 1, current=True, again=False)
-        return sent + correction(level) + len(at.f)
+        sent = len(at.c) + len(at.f) if relaxation[level] == "FCF" else 0
+        return sent + len(at.f_of_full_intervals) + len(at.refreshed) + len(at.f)
+
+    def cycle(first: int, kind: str) -> int:
+        """A cycle on the levels from `first` on, whose F-points there are current."""
+        sent, entered = 0, 1
+        for level in range(first, coarsest):
+            visits = VISITS[kind](level - first)
+            sent += visits * visit(level) + (entered * first_sweep(level) if level > first else 0)
+            restrictions[level] += visits
+            entered = visits
+        return sent + entered * levels[coarsest].all
 
     def coarse_guess(level: int) -> int:
         if level == coarsest:
             return levels[level].all
         last_sweep = len(levels[level].f_of_full_intervals if reverse else levels[level].f)
-        return short_interval(level) + coarse_guess(level + 1) + correction(level) + last_sweep
+        return short_interval(level) + coarse_guess(level + 1) + len(levels[level].refreshed) + last_sweep
 
     if coarsest == 0:
         return levels[0].all
     if solver.initial_guess == "constant":
-        count += first_sweep(0)
-    elif reverse and (sources or delta):
-        count += first_sweep(0) + restriction(0) + cycle(1, current=False, again=False)
-        count += correction(0) + len(levels[0].f)
+        count = first_sweep(0)
+    elif reverse and (sources or delta):  # F-relaxation on the finest level, a V-cycle on the coarser ones
+        fcf = len(levels[0].c) + len(levels[0].f) if relaxation[0] == "FCF" else 0
+        count = first_sweep(0) + cycle(0, "V") - fcf
     else:
-        count += coarse_guess(0)
-    return count + sum(cycle(0, current=True, again=solver.cycle == "F") for _ in range(cycles))
+        count = coarse_guess(0)
+    count += sum(cycle(0, solver.cycle) for _ in range(cycles))
+    for level, times in restrictions.items() if delta else ():  # the adjoint takes products once a solve
+        count += len(levels[level].f_of_full_intervals) * (min(times, 1) if reverse else times)
+    return count
 
 
 @given(

@@ -1,7 +1,7 @@
 """With enough cycles a LayerParallel network is its serial self: outputs, input gradient, every parameter gradient."""
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from lpgpu import MGRIT, LayerParallel, Serial
 from lpgpu.mgrit import AllPoints, solve
 from lpgpu.nn import ConvBlock, DenseBlock
 from lpgpu.nn.propagators import ForwardPropagator, layers_of
+from lpgpu.nn.schemes import Scheme
 from tests.assertions import assert_close_relative, assert_equals_serial, derivatives, relative_error, serial_oracle
 from tests.nn.networks import BLOCKS, WIDTH, exactly, inputs, network
 from tests.settings import exact_solver, seeds, solver_options, steps
@@ -39,7 +40,7 @@ def test_dense_networks(num_steps: int, options: dict[str, Any], activation: str
     num_steps=st.integers(1, 40),
     options=solver_options(levels=4, coarsening=(3, 9)),
     block=st.sampled_from([name for name in BLOCKS if name != "dense"]),
-    scheme=st.sampled_from(["euler", "midpoint", "rk4"]),
+    scheme=st.sampled_from(get_args(Scheme)),
     seed=seeds,
 )
 def test_any_block_form_and_scheme(num_steps: int, options: dict[str, Any], block: str, scheme: str, seed: int) -> None:

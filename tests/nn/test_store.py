@@ -14,6 +14,7 @@ from lpgpu.nn.propagators import AdjointPropagator, ForwardPropagator, layers_of
 from tests.assertions import assert_same_derivatives, derivatives
 from tests.memory import Allocations
 from tests.nn.networks import BLOCKS, inputs, network
+from tests.settings import cycle_kinds, relaxations
 
 BATCH = 128
 """So many rows that states dwarf parameters and figures."""
@@ -112,7 +113,7 @@ def test_c_points_only_needs_less_memory_at_its_peak() -> None:
     num_steps=st.integers(1, 40),
     coarsening=st.integers(2, 6),
     chunk=st.none() | st.integers(1, 5),
-    cycle=st.sampled_from(["V", "F"]),
+    cycle=cycle_kinds,
     seed=st.integers(0, 2**32 - 1),
 )
 def test_stores_compute_the_same_inexact_gradients(
@@ -131,7 +132,7 @@ def test_stores_compute_the_same_inexact_gradients(
     coarsening=st.integers(2, 4),
     chunk=st.none() | st.integers(1, 5),
     cycles=st.integers(0, 2),
-    relaxation=st.sampled_from(["F", "FCF"]),
+    relaxation=relaxations,
     initial_guess=st.sampled_from(["coarse", "constant"]),
 )
 @settings(max_examples=20)
