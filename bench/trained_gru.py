@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from lpgpu import GRU, MGRIT, Serial
 from lpgpu.train import GRUOptions, find_recipe
-from lpgpu.train.trainer import seed_everything
+from lpgpu.train.loop.trainer import seed_everything
 
 GRIDS = ((2, 4), (2, 8), (2, 16), (3, 4))
 ITERATIONS = ((1, 1), (2, 1), (2, 2))

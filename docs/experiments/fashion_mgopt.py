@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 from lpgpu.train import find_recipe
-from lpgpu.train.metrics import RunningMean
-from lpgpu.train.trainer import Trainer
+from lpgpu.train.loop.trainer import Trainer
+from lpgpu.train.runs.metrics import RunningMean
 
 WORK = 200
 SEEDS = range(5)

@@ -13,9 +13,9 @@ import torch
 
 from lpgpu import MGRIT, Serial
 from lpgpu.train import find_recipe
-from lpgpu.train.control import Control, Fixed, Moment
-from lpgpu.train.metrics import Record
-from lpgpu.train.trainer import Trainer
+from lpgpu.train.loop.trainer import Trainer
+from lpgpu.train.methods.control import Control, Fixed, Moment
+from lpgpu.train.runs.metrics import Record
 
 PROBE = 23
 CYCLES = (1, 2, 3, 4)

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 from lpgpu.train import find_recipe
-from lpgpu.train.nested import deepest_level, options_of_level, refined, trainer_of_level
-from lpgpu.train.trainer import Trainer
+from lpgpu.train.loop.levels import deepest_level, options_of_level, refined, trainer_of_level
+from lpgpu.train.loop.trainer import Trainer
 
 WORK, STEPS = 400, 100
 SEEDS = range(12)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from lpgpu.train import find_recipe
-from lpgpu.train.trainer import Trainer
+from lpgpu.train.loop.trainer import Trainer
 
 WORK = 100
 SEEDS = range(5)

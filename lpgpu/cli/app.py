@@ -9,7 +9,7 @@ from pathlib import Path
 from lpgpu.cli import benching, comparing, info, training
 from lpgpu.data import DataError
 from lpgpu.train import InputError, TrainingDivergedError, draw_plots, draw_runs
-from lpgpu.train.ranks import launched_rank
+from lpgpu.train.setup.ranks import launched_rank
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 

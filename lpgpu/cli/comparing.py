@@ -8,8 +8,8 @@ from shlex import quote
 
 from lpgpu.cli.training import add_options, given_options
 from lpgpu.train import RECIPES, Comparison, find_recipe, variants_of
-from lpgpu.train.compare import VARIED
-from lpgpu.train.options import integers
+from lpgpu.train.loop.compare import VARIED
+from lpgpu.train.setup.options import integers
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

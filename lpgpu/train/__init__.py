@@ -3,23 +3,32 @@
 recipe = find_recipe("digits")
 run = Run.create(recipe, replace(recipe.defaults, epochs=2))
 summary = train(run)
+
+Rooms, each of which imports only from those below it:
+
+loop      from the first batch to the last epoch: Trainer, objective, measures, levels, progress; comparisons
+reports   what people read and look at: summaries, plots, tables
+methods   nested iteration, iteration control, MG/OPT, and the optimizers
+runs      the folder of a run: config, records, checkpoints
+recipes   the recipes, one file each
+setup     what recipes are made of: options, kinds of networks, ranks, schedulers, errors
 """
 
-from lpgpu.train.compare import Comparison, variants_of
-from lpgpu.train.control import Adaptive, BiasBudget, Fixed, Moment
-from lpgpu.train.errors import InputError, TrainingDivergedError
-from lpgpu.train.loop import train
-from lpgpu.train.mgopt import MGOPT
-from lpgpu.train.nested import prolong_
-from lpgpu.train.networks import GRUOptions, ODEOptions
-from lpgpu.train.options import TrainOptions, option
-from lpgpu.train.plots import draw_plots, draw_runs
-from lpgpu.train.recipe import Problem, Recipe
+from lpgpu.train.loop.compare import Comparison, variants_of
+from lpgpu.train.loop.training import train
+from lpgpu.train.methods.control import Adaptive, BiasBudget, Fixed, Moment
+from lpgpu.train.methods.mgopt import MGOPT
+from lpgpu.train.methods.nested import prolong_
+from lpgpu.train.methods.solvers import Probe, gradient_probe
+from lpgpu.train.methods.transfer import Transfer
 from lpgpu.train.recipes import RECIPES, find_recipe
-from lpgpu.train.report import format_summary
-from lpgpu.train.run import Run
-from lpgpu.train.solvers import Probe, gradient_probe
-from lpgpu.train.transfer import Transfer
+from lpgpu.train.reports.plots import draw_plots, draw_runs
+from lpgpu.train.reports.summary import format_summary
+from lpgpu.train.runs.run import Run
+from lpgpu.train.setup.errors import InputError, TrainingDivergedError
+from lpgpu.train.setup.networks import GRUOptions, ODEOptions
+from lpgpu.train.setup.options import TrainOptions, option
+from lpgpu.train.setup.recipe import Problem, Recipe
 
 __all__ = [
     "MGOPT",

@@ -11,7 +11,7 @@ TINY = ["--epochs=1", "--batch-size=700", "--hidden-size=2", "--num-layers=1", "
 
 
 def test_compare_prints_the_table_and_continues(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch):
-    monkeypatch.setattr("lpgpu.train.loop.draw_plots", lambda folder: [])
+    monkeypatch.setattr("lpgpu.train.loop.training.draw_plots", lambda folder: [])
     command = ["compare", "seq-digits", *TINY, "--variants=implicit-mgrit", "--run-dir", str(tmp_path / "runs")]
     assert main([*command, "--seeds=4"]) == 0
     out, err = capsys.readouterr()

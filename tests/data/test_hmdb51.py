@@ -307,7 +307,7 @@ def test_clips_of_one_archive_are_told_apart_by_their_frames(tmp_path: Path):
 @pytest.mark.usefixtures("torchvision")
 def test_the_recipe_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("lpgpu.train.loop.draw_plots", lambda folder: [])
+    monkeypatch.setattr("lpgpu.train.loop.training.draw_plots", lambda folder: [])
     folder = write_clips(tmp_path / "clips")
     before = sorted(folder.rglob("*"))
     options = VideoOptions(

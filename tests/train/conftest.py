@@ -6,4 +6,4 @@ import pytest
 @pytest.fixture
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plots take longer than tiny runs."""
-    monkeypatch.setattr("lpgpu.train.loop.draw_plots", lambda folder: [])
+    monkeypatch.setattr("lpgpu.train.loop.training.draw_plots", lambda folder: [])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lpgpu.train import GRUOptions, Run, find_recipe
-from lpgpu.train.trainer import Trainer
+from lpgpu.train.loop.trainer import Trainer
 
 
 def tiny_run(folder: Path, recipe_name: str = "digits", **options: Any) -> Run:

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from lpgpu.train import InputError, find_recipe
-from lpgpu.train.atomic import atomic_write
-from lpgpu.train.checkpoint import load_checkpoint, save_checkpoint
-from lpgpu.train.networks import ODEOptions
-from lpgpu.train.trainer import Trainer
+from lpgpu.train.loop.trainer import Trainer
+from lpgpu.train.runs.atomic import atomic_write
+from lpgpu.train.runs.checkpoint import load_checkpoint, save_checkpoint
+from lpgpu.train.setup.networks import ODEOptions
 
 
 def tiny_trainer(recipe: str = "digits", **options) -> Trainer:

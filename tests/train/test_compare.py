@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from lpgpu.train import Comparison, InputError, TrainingDivergedError, TrainOptions, find_recipe, variants_of
-from lpgpu.train import compare as compare_module
-from lpgpu.train.compare_report import Outcome, format_table
-from lpgpu.train.metrics import read_records
+from lpgpu.train.loop import compare as compare_module
+from lpgpu.train.reports.compare_report import Outcome, format_table
+from lpgpu.train.runs.metrics import read_records
 from tests.data.har_files import few_windows, write_npz
 
 SMALL = {"epochs": 1, "batch_size": 700, "hidden_size": 2, "num_layers": 1, "levels": 2, "device": "cpu"}
@@ -47,7 +47,7 @@ def test_table_by_hand():
 
 @pytest.mark.filterwarnings("ignore::lpgpu.DivergenceWarning")
 def test_all_variants_and_seeds_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("lpgpu.train.loop.draw_plots", lambda folder: [])
+    monkeypatch.setattr("lpgpu.train.loop.training.draw_plots", lambda folder: [])
     told: list[str] = []
     table = comparison(tmp_path / "all").run(told.append)
     folders = sorted(path.name for path in (tmp_path / "all").iterdir() if path.is_dir())
@@ -74,7 +74,7 @@ def test_all_variants_and_seeds_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_begun_comparison_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("lpgpu.train.loop.draw_plots", lambda folder: [])
+    monkeypatch.setattr("lpgpu.train.loop.training.draw_plots", lambda folder: [])
     original, calls = compare_module.train, []
 
     def interrupted_once(run):
@@ -131,7 +131,7 @@ def test_folder_of_a_single_run(tmp_path: Path):
 
 
 def test_recipe_that_needs_data_trains_on_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("lpgpu.train.loop.draw_plots", lambda folder: [])
+    monkeypatch.setattr("lpgpu.train.loop.training.draw_plots", lambda folder: [])
     write_npz(tmp_path, few_windows(monkeypatch, {"train": (30,) * 6, "test": (5,) * 6}))
     recipe = find_recipe("uci-har")
     chosen = dataclasses.replace(

@@ -10,10 +10,10 @@ import torch
 
 from lpgpu import MGRIT, Serial
 from lpgpu.train import InputError, find_recipe, train
-from lpgpu.train.control import Adaptive, BiasBudget, Fixed, Moment, control_of
-from lpgpu.train.metrics import read_records
-from lpgpu.train.solvers import Probe
-from lpgpu.train.trainer import Trainer
+from lpgpu.train.loop.trainer import Trainer
+from lpgpu.train.methods.control import Adaptive, BiasBudget, Fixed, Moment, control_of
+from lpgpu.train.methods.solvers import Probe
+from lpgpu.train.runs.metrics import read_records
 from tests.train.helpers import tiny_run
 
 START = MGRIT(levels=2, iterations=2, adjoint_iterations=1)

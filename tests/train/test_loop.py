@@ -13,8 +13,8 @@ import torch
 from lpgpu import GRU, MGRIT, LayerParallel, Serial
 from lpgpu.nn import ConvBlock
 from lpgpu.train import InputError, ODEOptions, Run, TrainingDivergedError, draw_plots, find_recipe, train
-from lpgpu.train.metrics import read_records
-from lpgpu.train.trainer import Trainer
+from lpgpu.train.loop.trainer import Trainer
+from lpgpu.train.runs.metrics import read_records
 from tests.train.helpers import InterruptAtStep, network_of, tiny_run, without_seconds
 
 PNG = b"\x89PNG\r\n\x1a\n"

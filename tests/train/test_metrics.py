@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lpgpu.train import InputError, TrainingDivergedError
-from lpgpu.train.metrics import RunningMean, append_record, keep_epochs, mean_history, read_records, total_seconds
+from lpgpu.train.runs.metrics import RunningMean, append_record, keep_epochs, mean_history, read_records, total_seconds
 
 
 def write_epochs(path: Path, last: int) -> None:

@@ -10,9 +10,9 @@ from torch import nn
 from lpgpu import LayerParallel, Serial
 from lpgpu.nn import DenseBlock
 from lpgpu.train import InputError, ODEOptions, find_recipe
-from lpgpu.train.mgopt import MGOPT
-from lpgpu.train.trainer import Trainer
-from lpgpu.train.transfer import coarse_layers
+from lpgpu.train.loop.trainer import Trainer
+from lpgpu.train.methods.mgopt import MGOPT
+from lpgpu.train.methods.transfer import coarse_layers
 
 LAYERS = 8
 

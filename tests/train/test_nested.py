@@ -11,9 +11,10 @@ from torch import nn
 from lpgpu import LayerParallel, Serial
 from lpgpu.nn import DenseBlock
 from lpgpu.train import ODEOptions, Run, find_recipe, train
-from lpgpu.train.metrics import read_records
-from lpgpu.train.nested import deepest_level, options_of_level, prolong_, refined, trainer_of_level
-from lpgpu.train.transfer import prolongation
+from lpgpu.train.loop.levels import deepest_level, options_of_level, refined, trainer_of_level
+from lpgpu.train.methods.nested import prolong_
+from lpgpu.train.methods.transfer import prolongation
+from lpgpu.train.runs.metrics import read_records
 from tests.train.helpers import InterruptAtStep, network_of, tiny_run, without_seconds
 
 RECIPE = find_recipe("peaks")

@@ -9,9 +9,9 @@ import torch
 
 from lpgpu import MGRIT, Serial
 from lpgpu.train import GRUOptions, InputError, ODEOptions, TrainOptions, find_recipe
-from lpgpu.train.options import int_per_level, word_per_level
-from lpgpu.train.schedulers import scheduler_of, step_scheduler
-from lpgpu.train.trainer import Trainer
+from lpgpu.train.loop.trainer import Trainer
+from lpgpu.train.setup.options import int_per_level, word_per_level
+from lpgpu.train.setup.schedulers import scheduler_of, step_scheduler
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from lpgpu.train import Run, train
-from lpgpu.train.trainer import Trainer
+from lpgpu.train.loop.trainer import Trainer
 from tests.train.helpers import InterruptAtStep, tiny_run
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -34,7 +34,7 @@ def test_without_a_terminal_lines_are_few(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_lines_come_after_their_time(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("lpgpu.train.progress.LINES", 0.0)
+    monkeypatch.setattr("lpgpu.train.loop.progress.LINES", 0.0)
     train(tiny_run(tmp_path / "run"))
     lines = capsys.readouterr().err.splitlines()
     done = [(1, RATE), (2, RATE), (3, RATE), (4, "testing"), (4, "test acc .*")]
@@ -55,7 +55,7 @@ def test_on_a_terminal_a_bar_tells_when_it_tests(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(Trainer, "evaluate", look)
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr("lpgpu.train.progress.REFRESH", 1e9)
+    monkeypatch.setattr("lpgpu.train.loop.progress.REFRESH", 1e9)
     train(tiny_run(tmp_path / "run"))
     assert "4/8" in shown[0] and re.search(r"epoch 1, loss .*, testing", shown[0])
     assert "8/8" in shown[1] and re.search(r"epoch 2, loss .*, testing", shown[1])
@@ -87,8 +87,8 @@ def test_the_rate_is_over_all_epochs_since_the_last_line(
         clock[0] += 1
         step(trainer, *rest)
 
-    monkeypatch.setattr("lpgpu.train.progress.time", SimpleNamespace(monotonic=lambda: clock[0]))
-    monkeypatch.setattr("lpgpu.train.progress.LINES", 6.0)
+    monkeypatch.setattr("lpgpu.train.loop.progress.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr("lpgpu.train.loop.progress.LINES", 6.0)
     monkeypatch.setattr(Trainer, "_step", a_second)
     run = tiny_run(tmp_path / "run")
     train(run)

@@ -11,9 +11,9 @@ import torch
 
 from lpgpu.nn.gradients import network_dot
 from lpgpu.train import Comparison, InputError, Run, find_recipe, train
-from lpgpu.train.metrics import epoch_records, read_records
-from lpgpu.train.ranks import ranks_of
-from lpgpu.train.trainer import Trainer
+from lpgpu.train.loop.trainer import Trainer
+from lpgpu.train.runs.metrics import epoch_records, read_records
+from lpgpu.train.setup.ranks import ranks_of
 from tests.assertions import assert_close_relative
 from tests.nn.ranks import COMM, RANK, SIZE
 from tests.train.helpers import network_of, tiny_run
@@ -46,7 +46,7 @@ def shared(tmp_path: Path) -> Path:
 def one_process() -> Iterator[None]:
     """Within the context this process trains on its own, as if no launcher had started it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lpgpu.train.ranks._world", lambda: None)
+        patch.setattr("lpgpu.train.setup.ranks._world", lambda: None)
         ranks_of.cache_clear()
         yield
     ranks_of.cache_clear()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lpgpu.train.regularization import depth_smoothness, tikhonov
+from lpgpu.train.loop.regularization import depth_smoothness, tikhonov
 
 
 def parameters() -> list[torch.Tensor]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lpgpu.train import InputError, Run, train
-from lpgpu.train.metrics import read_records
+from lpgpu.train.runs.metrics import read_records
 from tests.train.helpers import InterruptAtStep, network_of, tiny_run, without_seconds
 
 WAYS = {

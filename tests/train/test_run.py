@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lpgpu.train import InputError, Run, TrainOptions, find_recipe, train
-from lpgpu.train.run import _claimed
+from lpgpu.train.runs.run import _claimed
 from tests.train.helpers import tiny_run
 
 

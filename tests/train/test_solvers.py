@@ -7,7 +7,8 @@ import torch
 
 from lpgpu import GRU, MGRIT, LayerParallel, Serial, SolveResult
 from lpgpu.train import ODEOptions, find_recipe
-from lpgpu.train.solvers import (
+from lpgpu.train.loop.trainer import Trainer
+from lpgpu.train.methods.solvers import (
     Solves,
     gradient_probe,
     latest_solves,
@@ -15,7 +16,6 @@ from lpgpu.train.solvers import (
     residual_histories,
     using_solver,
 )
-from lpgpu.train.trainer import Trainer
 
 
 def trainer(**options) -> Trainer:

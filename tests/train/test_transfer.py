@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lpgpu import LayerParallel, Serial
 from lpgpu.nn import DenseBlock
-from lpgpu.train.transfer import Transfer, coarse_layers, prolongation
+from lpgpu.train.methods.transfer import Transfer, coarse_layers, prolongation
 
 
 def network(layers: int, width: int = 3) -> torch.nn.Module:

@@ -3,8 +3,8 @@
 from importlib import import_module
 from pkgutil import iter_modules
 
-from lpgpu.train.errors import InputError
-from lpgpu.train.recipe import Recipe
+from lpgpu.train.setup.errors import InputError
+from lpgpu.train.setup.recipe import Recipe
 
 _modules = [import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)]
 

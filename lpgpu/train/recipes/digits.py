@@ -11,8 +11,8 @@ from torch import nn
 
 from lpgpu.data import load_digits
 from lpgpu.nn import ConvBlock
-from lpgpu.train.networks import ODEOptions
-from lpgpu.train.recipe import Problem, Recipe
+from lpgpu.train.setup.networks import ODEOptions
+from lpgpu.train.setup.recipe import Problem, Recipe
 
 
 def build(options: ODEOptions) -> Problem:

@@ -26,10 +26,10 @@ from torch import nn
 from lpgpu.data.download import cache_folder
 from lpgpu.data.frame_features import Encoded, FrameEncoder, encode_clips
 from lpgpu.data.hmdb51 import SIX, find_hmdb51
-from lpgpu.train.errors import InputError
-from lpgpu.train.networks import GRUOptions, SequenceClassifier
-from lpgpu.train.options import option, words
-from lpgpu.train.recipe import Problem, Recipe
+from lpgpu.train.setup.errors import InputError
+from lpgpu.train.setup.networks import GRUOptions, SequenceClassifier
+from lpgpu.train.setup.options import option, words
+from lpgpu.train.setup.recipe import Problem, Recipe
 
 FEATURES = 1000
 

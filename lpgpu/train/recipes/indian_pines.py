@@ -18,10 +18,10 @@ from torch import nn
 
 from lpgpu.data import Dataset, load_indian_pines
 from lpgpu.nn import Activate, DenseBlock
-from lpgpu.train.errors import InputError
-from lpgpu.train.networks import ODEOptions
-from lpgpu.train.options import option
-from lpgpu.train.recipe import Problem, Recipe
+from lpgpu.train.setup.errors import InputError
+from lpgpu.train.setup.networks import ODEOptions
+from lpgpu.train.setup.options import option
+from lpgpu.train.setup.recipe import Problem, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

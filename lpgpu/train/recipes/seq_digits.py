@@ -10,8 +10,8 @@ Seed 0 reached a test accuracy of 90.6 %, 91.4 % with exact inference.
 """
 
 from lpgpu.data import load_seq_digits
-from lpgpu.train.networks import GRUOptions, SequenceClassifier
-from lpgpu.train.recipe import Problem, Recipe
+from lpgpu.train.setup.networks import GRUOptions, SequenceClassifier
+from lpgpu.train.setup.recipe import Problem, Recipe
 
 
 def build(options: GRUOptions) -> Problem:

@@ -14,8 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from lpgpu.data import Dataset, load_uci_har
-from lpgpu.train.networks import GRUOptions, SequenceClassifier
-from lpgpu.train.recipe import Problem, Recipe
+from lpgpu.train.setup.networks import GRUOptions, SequenceClassifier
+from lpgpu.train.setup.recipe import Problem, Recipe
 
 
 def build(options: GRUOptions) -> Problem:

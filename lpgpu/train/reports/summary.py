@@ -1,7 +1,7 @@
 """The summary of a run, for people."""
 
-from lpgpu.train.metrics import Record
-from lpgpu.train.run import Run
+from lpgpu.train.runs.metrics import Record
+from lpgpu.train.runs.run import Run
 
 
 def format_summary(run: Run, summary: Record) -> str:

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from lpgpu import MGRIT, Serial
-from lpgpu.train.errors import InputError
-from lpgpu.train.metrics import Record
-from lpgpu.train.options import TrainOptions
-from lpgpu.train.solvers import Probe
-from lpgpu.train.transfer import check_integer
+from lpgpu.train.methods.solvers import Probe
+from lpgpu.train.methods.transfer import check_integer
+from lpgpu.train.runs.metrics import Record
+from lpgpu.train.setup.errors import InputError
+from lpgpu.train.setup.options import TrainOptions
 
 
 def two_norm(gradient: Sequence[Tensor]) -> float:

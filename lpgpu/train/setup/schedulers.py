@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.optim import lr_scheduler
 
-from lpgpu.train.errors import InputError
+from lpgpu.train.setup.errors import InputError
 
 
 def scheduler_of(name: str, options: str, optimizer: torch.optim.Optimizer) -> lr_scheduler.LRScheduler:

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 
 from lpgpu.profiling import Timings
-from lpgpu.train.metrics import Record, RunningMean, mean_history
-from lpgpu.train.ranks import Ranks
-from lpgpu.train.solvers import Solves
+from lpgpu.train.methods.solvers import Solves
+from lpgpu.train.runs.metrics import Record, RunningMean, mean_history
+from lpgpu.train.setup.ranks import Ranks
 
 
 class Measures:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lpgpu import MGRIT, DivergenceWarning, LayerParallel, Serial, SolveResult
-from lpgpu.train.recipe import Problem, Propagated, propagated_parts
+from lpgpu.train.setup.recipe import Problem, Propagated, propagated_parts
 
 
 @contextmanager

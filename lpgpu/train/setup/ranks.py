@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lpgpu import ProcessGrid, average_gradients
 from lpgpu.comm import as_communicator
 from lpgpu.data import DataError
-from lpgpu.train.errors import InputError
+from lpgpu.train.setup.errors import InputError
 
 T = TypeVar("T")
 

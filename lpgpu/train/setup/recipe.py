@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lpgpu import GRU, LayerParallel
 from lpgpu.data import Dataset
-from lpgpu.train.options import TrainOptions
+from lpgpu.train.setup.options import TrainOptions
 
 Propagated = LayerParallel | GRU  # what is solved: over its layers, or over the steps of a sequence
 

@@ -1,8 +1,8 @@
 """What the recipes of MNIST and Fashion-MNIST share: all but the pictures.
 
-The network is `lpgpu.train.networks.image_classifier`, two 3×3 convolutions a step. T = 5 and m = 4 as published for
-layer-parallel training on these images (S. Günther et al., SIAM J. Math. Data Sci. 2, 2020; A. Kirby et al., 2020);
-depth, width and optimizer are ours.
+The network is `image_classifier` (`lpgpu.train.setup.networks`), two 3×3 convolutions a step. T = 5 and m = 4 as
+published for layer-parallel training on these images (S. Günther et al., SIAM J. Math. Data Sci. 2, 2020; A. Kirby et
+al., 2020); depth, width and optimizer are ours.
 
 The data are not part of the install: see `lpgpu.data.load_mnist` for what `--data-dir` may hold.
 """
@@ -11,8 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from lpgpu.data import Dataset, Source, load_mnist
-from lpgpu.train.networks import ImageOptions, image_classifier
-from lpgpu.train.recipe import Problem, Recipe
+from lpgpu.train.setup.networks import ImageOptions, image_classifier
+from lpgpu.train.setup.recipe import Problem, Recipe
 
 
 def image_recipe(source: Source, name: str, pictures: str) -> Recipe:

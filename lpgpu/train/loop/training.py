@@ -8,10 +8,15 @@ from typing import Any
 import torch
 
 from lpgpu import Serial
-from lpgpu.train.atomic import remove_leftovers
-from lpgpu.train.checkpoint import checkpoint_level, load_checkpoint, save_checkpoint
-from lpgpu.train.errors import InputError, TrainingDivergedError
-from lpgpu.train.metrics import (
+from lpgpu.train.loop.levels import deepest_level, refined, trainer_of_level
+from lpgpu.train.loop.progress import Progress, tell
+from lpgpu.train.loop.tensorboard import tensorboard
+from lpgpu.train.loop.trainer import Trainer
+from lpgpu.train.methods.solvers import reduction_per_cycle, residual_histories
+from lpgpu.train.reports.plots import draw_plots
+from lpgpu.train.runs.atomic import remove_leftovers
+from lpgpu.train.runs.checkpoint import checkpoint_level, load_checkpoint, save_checkpoint
+from lpgpu.train.runs.metrics import (
     Record,
     RunningMean,
     append_record,
@@ -20,13 +25,8 @@ from lpgpu.train.metrics import (
     read_records,
     total_seconds,
 )
-from lpgpu.train.nested import deepest_level, refined, trainer_of_level
-from lpgpu.train.plots import draw_plots
-from lpgpu.train.progress import Progress, tell
-from lpgpu.train.run import Run
-from lpgpu.train.solvers import reduction_per_cycle, residual_histories
-from lpgpu.train.tensorboard import tensorboard
-from lpgpu.train.trainer import Trainer
+from lpgpu.train.runs.run import Run
+from lpgpu.train.setup.errors import InputError, TrainingDivergedError
 
 
 def train(run: Run) -> Record:

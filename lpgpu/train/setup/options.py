@@ -11,9 +11,9 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 import torch
 
 from lpgpu import MGRIT, Serial
-from lpgpu.train.errors import InputError
-from lpgpu.train.ranks import Ranks, ranks_of
-from lpgpu.train.schedulers import check_scheduler
+from lpgpu.train.setup.errors import InputError
+from lpgpu.train.setup.ranks import Ranks, ranks_of
+from lpgpu.train.setup.schedulers import check_scheduler
 
 
 def option(

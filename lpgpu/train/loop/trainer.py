@@ -20,18 +20,18 @@ from lpgpu import (
 )
 from lpgpu.nn.gradients import network_norm
 from lpgpu.profiling import nvtx_range
-from lpgpu.train.control import Moment, control_of
-from lpgpu.train.errors import TrainingDivergedError
-from lpgpu.train.measures import Measures
-from lpgpu.train.metrics import Record, RunningMean
-from lpgpu.train.mgopt import mgopt_of
-from lpgpu.train.networks import ODEOptions
-from lpgpu.train.objective import Objective
-from lpgpu.train.optimizers import optimizer_of_network
-from lpgpu.train.options import TrainOptions
-from lpgpu.train.recipe import Problem, Recipe, propagated_parts
-from lpgpu.train.schedulers import check_scheduler, scheduler_of, step_scheduler
-from lpgpu.train.solvers import Probe, gradient_probe, latest_solves, using_solver
+from lpgpu.train.loop.measures import Measures
+from lpgpu.train.loop.objective import Objective
+from lpgpu.train.methods.control import Moment, control_of
+from lpgpu.train.methods.mgopt import mgopt_of
+from lpgpu.train.methods.optimizers import optimizer_of_network
+from lpgpu.train.methods.solvers import Probe, gradient_probe, latest_solves, using_solver
+from lpgpu.train.runs.metrics import Record, RunningMean
+from lpgpu.train.setup.errors import TrainingDivergedError
+from lpgpu.train.setup.networks import ODEOptions
+from lpgpu.train.setup.options import TrainOptions
+from lpgpu.train.setup.recipe import Problem, Recipe, propagated_parts
+from lpgpu.train.setup.schedulers import check_scheduler, scheduler_of, step_scheduler
 
 
 class Trainer:

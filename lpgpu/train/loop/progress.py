@@ -7,8 +7,8 @@ from typing import Self
 
 from tqdm import tqdm
 
-from lpgpu.train.metrics import Record, RunningMean
-from lpgpu.train.trainer import Trainer
+from lpgpu.train.loop.trainer import Trainer
+from lpgpu.train.runs.metrics import Record, RunningMean
 
 REFRESH = 0.25  # seconds between looks at the loss, each of which waits for the device
 LINES = 10.0  # seconds between lines

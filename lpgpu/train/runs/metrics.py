@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lpgpu.train.atomic import atomic_write
-from lpgpu.train.errors import InputError, TrainingDivergedError
-from lpgpu.train.ranks import Ranks
+from lpgpu.train.runs.atomic import atomic_write
+from lpgpu.train.setup.errors import InputError, TrainingDivergedError
+from lpgpu.train.setup.ranks import Ranks
 
 Record = dict[str, Any]
 

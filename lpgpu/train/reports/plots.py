@@ -5,8 +5,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lpgpu.train.errors import InputError
-from lpgpu.train.metrics import Record, epoch_records, read_records, total_seconds
+from lpgpu.train.runs.metrics import Record, epoch_records, read_records, total_seconds
+from lpgpu.train.setup.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,12 +20,12 @@ from typing import Any
 import torch
 
 import lpgpu
-from lpgpu.train.atomic import atomic_write
-from lpgpu.train.errors import InputError
-from lpgpu.train.options import TrainOptions, json_value
-from lpgpu.train.ranks import Ranks
-from lpgpu.train.recipe import Recipe
 from lpgpu.train.recipes import find_recipe
+from lpgpu.train.runs.atomic import atomic_write
+from lpgpu.train.setup.errors import InputError
+from lpgpu.train.setup.options import TrainOptions, json_value
+from lpgpu.train.setup.ranks import Ranks
+from lpgpu.train.setup.recipe import Recipe
 
 CONFIG = "config.json"
 # What a resumed run may change: where it computes and how long. All else would make it another run.

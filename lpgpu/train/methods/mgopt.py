@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from lpgpu import LayerParallel, full_optimizer_state_dict, load_full_optimizer_state_dict
 from lpgpu.nn.gradients import network_dot
-from lpgpu.train.errors import InputError
-from lpgpu.train.networks import ODEOptions
-from lpgpu.train.optimizers import optimizer_of
-from lpgpu.train.recipe import Recipe
-from lpgpu.train.transfer import Interpolation, Tensors, Transfer, check_transfer, coarse_layers
+from lpgpu.train.methods.optimizers import optimizer_of
+from lpgpu.train.methods.transfer import Interpolation, Tensors, Transfer, check_transfer, coarse_layers
+from lpgpu.train.setup.errors import InputError
+from lpgpu.train.setup.networks import ODEOptions
+from lpgpu.train.setup.recipe import Recipe
 
 MOMENTUM = ("momentum_buffer", "exp_avg")
 

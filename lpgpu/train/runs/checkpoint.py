@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from lpgpu.train.atomic import atomic_write
-from lpgpu.train.errors import InputError
+from lpgpu.train.runs.atomic import atomic_write
+from lpgpu.train.setup.errors import InputError
 
 FORMAT = 2
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from lpgpu import GRU, LayerParallel
 from lpgpu.data import Dataset
 from lpgpu.nn import ConvBlock
-from lpgpu.train.errors import InputError
-from lpgpu.train.options import TrainOptions, int_per_level, integers, option
+from lpgpu.train.setup.errors import InputError
+from lpgpu.train.setup.options import TrainOptions, int_per_level, integers, option
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,15 +12,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lpgpu.train.atomic import atomic_write
-from lpgpu.train.compare_report import Outcome, draw_comparison, format_table
-from lpgpu.train.errors import InputError, TrainingDivergedError
-from lpgpu.train.loop import train
-from lpgpu.train.metrics import read_records
-from lpgpu.train.networks import GRUOptions
-from lpgpu.train.options import TrainOptions
-from lpgpu.train.recipe import Recipe
-from lpgpu.train.run import Run, unused_folder
+from lpgpu.train.loop.training import train
+from lpgpu.train.reports.compare_report import Outcome, draw_comparison, format_table
+from lpgpu.train.runs.atomic import atomic_write
+from lpgpu.train.runs.metrics import read_records
+from lpgpu.train.runs.run import Run, unused_folder
+from lpgpu.train.setup.errors import InputError, TrainingDivergedError
+from lpgpu.train.setup.networks import GRUOptions
+from lpgpu.train.setup.options import TrainOptions
+from lpgpu.train.setup.recipe import Recipe
 
 # What tells the runs of a comparison apart, and so is no option of the whole.
 VARIED = ("seed", "solver", "formulation", "run_dir")

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from lpgpu import LayerParallel, clip_grad_norm_
 from lpgpu.nn.gradients import network_dot
-from lpgpu.train.networks import ODEOptions
-from lpgpu.train.options import TrainOptions
-from lpgpu.train.recipe import Problem, propagated_parts
-from lpgpu.train.regularization import depth_smoothness, smoothness_between_ranks, tikhonov
+from lpgpu.train.loop.regularization import depth_smoothness, smoothness_between_ranks, tikhonov
+from lpgpu.train.setup.networks import ODEOptions
+from lpgpu.train.setup.options import TrainOptions
+from lpgpu.train.setup.recipe import Problem, propagated_parts
 
 Timed = Callable[[str], AbstractContextManager[None]]
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lpgpu import LayerParallel
-from lpgpu.train.options import TrainOptions
-from lpgpu.train.transfer import parameters_and_parts
+from lpgpu.train.methods.transfer import parameters_and_parts
+from lpgpu.train.setup.options import TrainOptions
 
 Parameters = Iterable[torch.Tensor] | Iterable[dict[str, Any]]
 

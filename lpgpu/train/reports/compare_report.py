@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-from lpgpu.train.metrics import Record, epoch_records, total_seconds
-from lpgpu.train.plots import new_figure
+from lpgpu.train.reports.plots import new_figure
+from lpgpu.train.runs.metrics import Record, epoch_records, total_seconds
 
 INFERENCES = ("serial", "parallel")
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lpgpu.train.metrics import Record
-from lpgpu.train.trainer import Trainer
+from lpgpu.train.loop.trainer import Trainer
+from lpgpu.train.runs.metrics import Record
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""What training may do besides plain steps of an optimizer."""

@@ -1,0 +1,1 @@
+"""What is trained, and with which options: recipes' parts, ranks, schedulers."""
