@@ -4,17 +4,18 @@ Ranks solve together, so backward must run on all of them, whatever a rank's own
 ranks every operation takes an `anchor`, a tensor that always requires a gradient and never gets one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lpgpu.comm import Communicator
 from lpgpu.mgrit import MGRIT, AllPoints, CPointsOnly, Partition, Solver, SolveResult, States, solve
 from lpgpu.mgrit.exchange import global_sum, of_first_point, state_of_rank
 from lpgpu.mgrit.hierarchy import Grid
+from lpgpu.nn.derivatives import Gradients, Kept, pulled_back, refuse_all_but_first_derivatives
 from lpgpu.nn.propagators import AdjointPropagator, ForwardPropagator, Layers
 
 
@@ -24,6 +25,7 @@ class Propagation:
 
     `num_steps` are those of all ranks, `partition` says whose they are (None: all are this process's own).
     `forward_done` and `adjoint_done` receive the results of the solves. `differentiable`: an adjoint may follow.
+    `plain` computes what an exact solve does, of the operation's tensors, in plain PyTorch.
     """
 
     num_steps: int
@@ -33,6 +35,16 @@ class Propagation:
     forward_done: Callable[[SolveResult], None]
     adjoint_done: Callable[[SolveResult], None]
     differentiable: bool
+    plain: Callable[..., Tensor]
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether this is serial propagation on one process, so that `plain` computes the same."""
+        return self.communicator.size == 1 and len(self.solver.hierarchy(self.num_steps, self.partition).grids) == 1
+
+    def keep(self, solve: Any, inputs: Sequence[Tensor | None], watched: Sequence[Tensor | None]) -> Kept:
+        """What backward needs; see `lpgpu.nn.derivatives`."""
+        return Kept(solve, self.plain if self.is_exact else None, inputs, watched)
 
     def forward(self, layers: Layers, start: Tensor) -> "Propagated":
         """Solve u_{k+1} = Φ_k(u_k) from u_0 = `start`, which is the same on every rank."""
@@ -101,12 +113,6 @@ class Propagated:
         self.release_scratch()
         return state_of_rank(propagation.communicator, lam.end, 0), gradients
 
-    def token(self) -> Tensor:
-        """A tensor to save for backward in this object's place: autograd lets go of it as of all that it saves."""
-        token = torch.empty(0)
-        token.propagated = self  # pyright: ignore[reportAttributeAccessIssue]
-        return token
-
     def release_scratch(self) -> None:
         """Keep between the calls only what is stored."""
         if isinstance(self.u, CPointsOnly):
@@ -130,16 +136,19 @@ class PropagateEnd(torch.autograd.Function):
     ) -> Tensor:
         propagated = propagation.forward(layers_for(parameters), x)
         propagated.release_scratch()
-        ctx.save_for_backward(propagated.token(), *parameters)  # parameters: to raise when one was changed in place
+        ctx.save_for_backward(*parameters)  # to raise when one was changed in place
+        ctx.kept = propagation.keep(propagated, (x, *parameters), parameters)
         return propagated.end()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        propagated = ctx.saved_tensors[0].propagated
         wanted = ctx.needs_input_grad[4:]
-        dx, dtheta = propagated.adjoint(gradients[0], None, parameters=any(wanted))
-        return None, None, None, dx, *(dtheta if any(wanted) else (None,) * len(wanted))
+
+        def first(dloss_du: Tensor) -> Gradients:
+            dx, dtheta = ctx.kept.solve.adjoint(dloss_du, None, parameters=any(wanted))
+            return dx, *(dtheta if any(wanted) else (None,) * len(wanted))
+
+        return None, None, None, *pulled_back(ctx, gradients, first, skip=3)
 
 
 class PropagateSequence(torch.autograd.Function):
@@ -164,22 +173,23 @@ class PropagateSequence(torch.autograd.Function):
     ) -> Tensor:
         propagated = propagation.forward(layers_for(x, w, b), h_0)
         h = propagated.all_points()
-        ctx.save_for_backward(propagated.token(), h, x, w, b)  # the last three: to raise when one was changed in place
+        ctx.save_for_backward(x, w, b)  # to raise when one was changed in place
+        ctx.kept = propagation.keep((propagated, h), (x, h_0, w, b), (x, w, b))
         return h[1:].clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        token, h, _, _, b = ctx.saved_tensors
-        (dloss_dh,) = gradients
-        propagated = token.propagated
-        grid, communicator = propagated.u.grid, propagated.propagation.communicator
-        g = torch.cat([of_first_point(communicator, grid, dloss_dh[-1])[None], dloss_dh])
-        dh_0, (dx, dq) = propagated.adjoint(dloss_dh[-1], g, parameters=True)
-        dy = dx.flatten(0, 1).clone()  # W h + b enters the gates r and z as x does, but n through q
-        dy[:, 2 * dq.shape[-1] :] = dq.flatten(0, 1)
-        dw = dy.T @ h[:-1].flatten(0, 1)
-        return None, None, None, dx, dh_0, dw, None if b is None else dy.sum(0)
+        def first(dloss_dh: Tensor) -> Gradients:
+            propagated, h = ctx.kept.solve
+            grid, communicator = propagated.u.grid, propagated.propagation.communicator
+            g = torch.cat([of_first_point(communicator, grid, dloss_dh[-1])[None], dloss_dh])
+            dh_0, (dx, dq) = propagated.adjoint(dloss_dh[-1], g, parameters=True)
+            dy = dx.flatten(0, 1).clone()  # W h + b enters the gates r and z as x does, but n through q
+            dy[:, 2 * dq.shape[-1] :] = dq.flatten(0, 1)
+            dw = dy.T @ h[:-1].flatten(0, 1)
+            return dx, dh_0, dw, dy.sum(0) if ctx.needs_input_grad[6] else None
+
+        return None, None, None, *pulled_back(ctx, gradients, first, skip=3)
 
 
 class Replicated(torch.autograd.Function):
@@ -194,8 +204,8 @@ class Replicated(torch.autograd.Function):
         return tuple(weight.view_as(weight) for weight in weights)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        refuse_all_but_first_derivatives(gradients)
         total = global_sum(ctx.communicator, torch.cat([each.flatten() for each in gradients]))
         sizes = [each.numel() for each in gradients]
         parts = zip(total.split(sizes), gradients, strict=True)
@@ -217,8 +227,8 @@ class Results(torch.autograd.Function):
         return output.view_as(output), global_sum(communicator, h_n)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        refuse_all_but_first_derivatives(gradients)
         return None, None, *gradients
 
 

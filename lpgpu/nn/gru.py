@@ -13,6 +13,7 @@ from lpgpu.kernels.implicit_gru import FORMULATIONS
 from lpgpu.mgrit import MGRIT, Solver, SolveResult
 from lpgpu.nn.autograd import PropagateSequence, Propagation, Replicated, Results
 from lpgpu.nn.piece import Piece
+from lpgpu.nn.plain_gru import gru_states
 from lpgpu.nn.propagators.gru import GRULayers
 from lpgpu.nn.solved import Solved, check_ordinary
 
@@ -24,7 +25,8 @@ class GRU(Solved, nn.GRU):
     cell h⁺ = (h + d ⊙ n)/(1 + d), d = Δt (1 − z), which stays stable on coarse grids (Moon & Cyr, "Parallel training of
     GRU networks with a multi-grid solver for long sequences", ICLR 2022), and its states inexactly.
     `formulation="classic"` with `solver=Serial()` is torch.nn.GRU to rounding. Arguments, parameters, gate order
-    (r, z, n) and initialisation are torch.nn.GRU's, and state_dicts load both ways.
+    (r, z, n) and initialisation are torch.nn.GRU's, and state_dicts load both ways. With `Serial()` on one process it
+    is twice differentiable (`create_graph=True`); an inexact solve refuses it.
 
     Args:
         formulation: "implicit" or "classic"; the classic cell diverges on coarse grids.
@@ -176,6 +178,7 @@ class GRU(Solved, nn.GRU):
             forward_done=lambda result: self.forward_results.__setitem__(which, result),
             adjoint_done=lambda result: self.adjoint_results.__setitem__(which, result),
             differentiable=torch.is_grad_enabled(),
+            plain=lambda x, h_0, w, b: gru_states(x, h_0, w, b, self.dt, self.formulation),
         )
         w, b = weights[f"weight_hh_{suffix}"], weights.get(f"bias_hh_{suffix}")
         return PropagateSequence.apply(propagation, self._layers, propagation.anchor(), products, h_0, w, b)

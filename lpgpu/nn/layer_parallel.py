@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lpgpu.comm import as_communicator
 from lpgpu.mgrit import MGRIT, Partition, Solver, SolveResult
 from lpgpu.nn.autograd import PropagateEnd, Propagation
-from lpgpu.nn.propagators import Layers, layers_of
+from lpgpu.nn.propagators import Layers, general_layers_of, layers_of
 from lpgpu.nn.schemes import SCHEMES, Scheme, Step
 from lpgpu.nn.solved import Solved, check_ordinary
 from lpgpu.nn.stacking import draw_seed, layer_structure, layer_weights, stack, stacked_tensors, with_tensors
@@ -22,7 +22,8 @@ class LayerParallel(Solved, nn.Module):
 
     With `form="rhs"` the block is f(u) and Φ_k one step of `scheme` for u′ = f(u) with Δt = Tf/N; with `form="step"`
     the block's forward is (dt, u) and returns the next state. Forward and backward are solved by `solver`: with MGRIT
-    both are inexact by a controlled amount (`forward_result`, `adjoint_result`), with Serial exact. Günther et al.,
+    both are inexact by a controlled amount (`forward_result`, `adjoint_result`), with Serial exact, and on one process
+    twice differentiable (`create_graph=True`; an inexact solve refuses it). Günther et al.,
     "Layer-parallel training of deep residual neural networks", SIAM J. Math. Data Sci. 2 (2020).
 
     Args:
@@ -111,6 +112,15 @@ class LayerParallel(Solved, nn.Module):
         def layers_for(parameters: tuple[Tensor, ...]) -> Layers:
             return layers_of(self.layers, dict(zip(named, parameters, strict=True)), x, self.scheme, self.form, self.dt)
 
+        def plain(x: Tensor, *parameters: Tensor) -> Tensor:
+            layers = general_layers_of(
+                self.layers, dict(zip(named, parameters, strict=True)), self.scheme, self.form, self.dt
+            )
+            u = x[None]
+            for k in range(self.local_num_steps):
+                u = layers.differentiable(slice(k, k + 1), u)
+            return u[0]
+
         propagation = Propagation(
             num_steps=self.num_steps,
             partition=self._partition,
@@ -119,6 +129,7 @@ class LayerParallel(Solved, nn.Module):
             forward_done=lambda result: setattr(self, "forward_result", result),
             adjoint_done=lambda result: setattr(self, "adjoint_result", result),
             differentiable=torch.is_grad_enabled(),
+            plain=plain,
         )
         return PropagateEnd.apply(propagation, layers_for, propagation.anchor(), x, *parameters)
 

@@ -306,12 +306,6 @@ class TestGraphs:
         assert_all_close([named[name].grad for name in wanted], expected)
         assert all(tensor.grad is None for name, tensor in named.items() if name not in wanted)
 
-    def test_a_second_derivative_is_refused(self) -> None:
-        gru, x = network(1), inputs(requires_grad=True)
-        (dx,) = torch.autograd.grad(gru(x)[0].square().sum(), x, create_graph=True)
-        with pytest.raises(RuntimeError, match="once_differentiable"):
-            dx.sum().backward()
-
     def test_calls_keep_no_state(self, solver: MGRIT | Serial) -> None:
         """A call is the same whatever was called before it."""
         gru, x = network(bidirectional=True, solver=solver), inputs()

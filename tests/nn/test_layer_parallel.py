@@ -241,12 +241,6 @@ class TestGraph:
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             y.sum().backward()
 
-    def test_a_second_derivative_is_refused(self) -> None:
-        x = inputs(requires_grad=True)
-        (dx,) = torch.autograd.grad(network()(x).square().sum(), x, create_graph=True)
-        with pytest.raises(RuntimeError, match="differentiate twice"):
-            dx.sum().backward()
-
     @pytest.mark.parametrize("block", ["dense", "two linear layers"])
     def test_frozen_parameters_get_no_gradient_and_cost_the_others_nothing(self, block: str) -> None:
         net = network(BLOCKS[block][0], solver=exactly())

@@ -10,7 +10,7 @@ from lpgpu.nn.propagators.functional import FunctionalLayers
 from lpgpu.nn.propagators.layers import Layers, Linearisation
 from lpgpu.nn.propagators.pair import AdjointPropagator, ForwardPropagator
 
-__all__ = ["AdjointPropagator", "ForwardPropagator", "Layers", "Linearisation", "layers_of"]
+__all__ = ["AdjointPropagator", "ForwardPropagator", "Layers", "Linearisation", "general_layers_of", "layers_of"]
 
 
 def layers_of(block: nn.Module, parameters: dict[str, Tensor], x: Tensor, scheme: str, form: str, dt: float) -> Layers:
@@ -33,6 +33,13 @@ def layers_of(block: nn.Module, parameters: dict[str, Tensor], x: Tensor, scheme
         if _are_plain(parameters, convolutions):
             kernels = [Kernel(parameters[f"{name}.weight"], parameters.get(f"{name}.bias")) for name in convolutions]
             return ConvLayers(kernels, block.activation.name, dt)
+    return general_layers_of(block, parameters, scheme, form, dt)
+
+
+def general_layers_of(
+    block: nn.Module, parameters: dict[str, Tensor], scheme: str, form: str, dt: float
+) -> FunctionalLayers:
+    """The layers of any `block`, by torch.func, whatever kernels it has."""
     return FunctionalLayers(block, parameters, dict(block.named_buffers()), scheme, form, dt)
 
 

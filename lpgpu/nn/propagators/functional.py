@@ -39,6 +39,10 @@ class FunctionalLayers(Layers):
         with torch.enable_grad():
             return _Graph(u, list(theta.values()), self._phi(theta, layers, u))
 
+    def differentiable(self, layers: slice, u: Tensor) -> Tensor:
+        """Φ_k(u_k) of K layers, [K, ...], for autograd to differentiate in u and the parameters, as often as wanted."""
+        return self._phi(_sliced(self.parameters, layers), layers, u)
+
     def _phi(self, theta: Named, layers: slice, u: Tensor) -> Tensor:
         """Φ_k(u_k) of all K layers, checked to be states like those that came in."""
 
