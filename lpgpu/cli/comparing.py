@@ -6,10 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 
-from lpgpu.cli.training import add_options, given_options
+from lpgpu.cli.training import add_options, given_options, parser_of
 from lpgpu.train import RECIPES, Comparison, find_recipe, variants_of
 from lpgpu.train.loop.compare import VARIED
-from lpgpu.train.setup.options import integers
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -23,11 +22,15 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     for recipe in RECIPES.values():
         options = recipes.add_parser(recipe.name, help=recipe.summary, description=recipe.summary)
         options.add_argument(
-            "--seeds", metavar="N[,N…]", type=integers, default=(0, 1, 2), help="one run of each kind per seed [0,1,2]"
+            "--seeds",
+            metavar="N[,N…]",
+            type=parser_of(tuple[int, ...]),
+            default=(0, 1, 2),
+            help="one run of each kind per seed [0,1,2]",
         )
         names = ",".join(variant.name for variant in variants_of(recipe))
         options.add_argument(
-            "--variants", metavar="NAME[,NAME…]", type=lambda text: text.split(","), help=f"ways to train [{names}]"
+            "--variants", metavar="NAME[,NAME…]", type=parser_of(tuple[str, ...]), help=f"ways to train [{names}]"
         )
         options.add_argument(
             "--run-dir",

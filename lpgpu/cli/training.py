@@ -1,14 +1,16 @@
 """`lpgpu train RECIPE [options]`: the options come from the recipe's dataclass."""
 
 import argparse
+import inspect
 from collections.abc import Callable, Collection
 from dataclasses import Field, replace
 from pathlib import Path
 from shlex import quote
-from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 from lpgpu.train import RECIPES, Recipe, Run, TrainOptions, find_recipe, format_summary, train
+from lpgpu.train.setup.mgrit_options import MGRIT_FIELDS
+from lpgpu.train.setup.option_types import metavar, parse, shown
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -27,39 +29,47 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def add_options(parser: argparse.ArgumentParser, defaults: TrainOptions, *, without: Collection[str] = ()) -> None:
-    """One argument for each field. Absent ones stay absent, so that a resumed run knows what was asked for."""
+    """One argument for each field, in groups, the recipe's own first.
+
+    Absent ones stay absent, so that a resumed run knows what was asked for.
+    """
+    groups = {}
+    for cls in type(defaults).__mro__[:-1]:
+        group = parser.add_argument_group((cls.__doc__ or "").partition(".")[0])
+        groups |= dict.fromkeys(inspect.get_annotations(cls), group)
     for field, hint in defaults.typed_fields():
         if field.name in without:
             continue
         default = getattr(defaults, field.name)
-        parser.add_argument(
+        says_default = default is None and field.name not in MGRIT_FIELDS  # it is not None that is done then
+        groups[field.name].add_argument(
             f"--{field.name.replace('_', '-')}",
             default=argparse.SUPPRESS,
-            help=field.metadata["help"] + ("" if default is None else f" [{default}]"),
+            help=(field.metadata["help"] + ("" if says_default else f" [{shown(default)}]")).replace("%", "%%"),
             **_argument_type(field, hint),
         )
 
 
 def _argument_type(field: Field, hint: Any) -> dict[str, Any]:
     """argparse's words for the type of an option: choices, or a parser and a name for the value."""
-    if field.metadata["parse"] is not None:
-        metavar = "N[,N…]" if int in get_args(hint) else "NAME[,NAME…]"
-        return {"type": _parser_of(field.metadata["parse"], metavar), "metavar": metavar}
     if get_origin(hint) is Literal:
         return {"choices": get_args(hint)}
     if hint is bool:
         return {"action": argparse.BooleanOptionalAction}
-    (kind,) = [kind for kind in (get_args(hint) or (hint,)) if kind is not NoneType]
+    if hint == Path | None:
+        hint = Path  # every text is a path, "none" as well
     bare = {} if field.metadata["bare"] is None else {"nargs": "?", "const": field.metadata["bare"]}
-    return {"type": kind, "metavar": {int: "N", float: "X", str: "NAME", Path: "DIR"}[kind], **bare}
+    return {"type": parser_of(hint), "metavar": metavar(hint), **bare}
 
 
-def _parser_of(parse: Callable[[str], Any], expected: str) -> Callable[[str], Any]:
+def parser_of(hint: Any) -> Callable[[str], Any]:
+    """Text → its value of the type `hint`, for argparse, whose error says what was expected."""
+
     def value_of(text: str) -> Any:
         try:
-            return parse(text)
+            return parse(hint, text)
         except ValueError as error:
-            raise argparse.ArgumentTypeError(f"it is {text!r}; expected {expected}") from error
+            raise argparse.ArgumentTypeError(f"it is {text!r}; expected {metavar(hint)}") from error
 
     return value_of
 

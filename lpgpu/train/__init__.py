@@ -27,7 +27,8 @@ from lpgpu.train.reports.summary import format_summary
 from lpgpu.train.runs.run import Run
 from lpgpu.train.setup.errors import InputError, TrainingDivergedError
 from lpgpu.train.setup.networks import GRUOptions, ODEOptions
-from lpgpu.train.setup.options import TrainOptions, option
+from lpgpu.train.setup.option_types import option
+from lpgpu.train.setup.options import TrainOptions
 from lpgpu.train.setup.recipe import Problem, Recipe
 
 __all__ = [

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 import lpgpu
+from lpgpu import MGRIT
 from lpgpu.cli import main
-from lpgpu.train import RECIPES
+from lpgpu.train import RECIPES, find_recipe
+from lpgpu.train.setup.option_types import shown
 
 TINY = ["--epochs=1", "--batch-size=700", "--layers=8", "--channels=2", "--levels=2", "--device=cpu"]
 
@@ -24,13 +26,13 @@ def test_help_explains_every_option_with_its_default(name: str, capsys: pytest.C
         main(["train", name, "--help"])
     assert done.value.code == 0
     _, *entries = capsys.readouterr().out.split("\n  --")
-    helps = {entry.split()[0].rstrip(","): " ".join(entry.split()) for entry in entries}
+    helps = {entry.split()[0].rstrip(","): " ".join(entry.partition("\n\n")[0].split()) for entry in entries}
     defaults = RECIPES[name].defaults
     for field in dataclasses.fields(defaults):
         text = helps[field.name.replace("_", "-")]
         assert field.metadata["help"] in text
         default = getattr(defaults, field.name)
-        assert default is None or text.endswith(f"[{default}]")
+        assert default is None or text.endswith(f"[{shown(default)}]")
     assert "continue" in helps["resume"]
 
 
@@ -49,6 +51,26 @@ def test_options_reach_the_run(tmp_path: Path):
     assert main(["train", "digits", *TINY, *options]) == 0
     options = json.loads((tmp_path / "run" / "config.json").read_text())["options"]
     assert (options["seed"], options["solver"], options["learning_rate"]) == (7, "serial", 0.02)
+
+
+def test_every_field_of_the_solver_reaches_the_run(tmp_path: Path):
+    """Also those that MGRIT learns later: options follow its fields."""
+    words = {
+        "levels": "3", "coarsening": "4,2", "iterations": "3", "adjoint_iterations": "2", "relaxation": "F,FCF",
+        "cycle": "W", "tolerance": "1e-3", "adjoint_tolerance": "none", "min_coarse_steps": "1", "delta": "none",
+        "initial_guess": "constant", "store": "c_points", "chunk": "3", "on_divergence": "raise",
+    }  # fmt: skip
+    given = [f"--{name.replace('_', '-')}={text}" for name, text in words.items()]
+    assert main(["train", "digits", *TINY, *given, "--scheme=midpoint", "--run-dir", str(tmp_path / "run")]) == 0
+    options = find_recipe("digits").defaults.from_json(
+        json.loads((tmp_path / "run" / "config.json").read_text())["options"]
+    )
+    assert options.mgrit() == MGRIT(
+        levels=3, coarsening=(4, 2), iterations=3, adjoint_iterations=2, relaxation=("F", "FCF"), cycle="W",
+        tolerance=1e-3, min_coarse_steps=1, delta="none", initial_guess="constant", store="c_points", chunk=3,
+        on_divergence="raise",
+    )  # fmt: skip
+    assert options.scheme == "midpoint"
 
 
 def test_bare_options_and_switches(tmp_path: Path):
@@ -125,7 +147,7 @@ def test_bench_needs_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     ("arguments", "message"),
     [
         (["train", "cifar"], ", ".join(map(repr, RECIPES))),
-        (["train", "digits", "--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
+        (["train", "digits", "--epochs", "many"], "argument --epochs: it is 'many'; expected N"),
         (["train", "digits", "--coarsening", "4,x"], "argument --coarsening: it is '4,x'; expected N[,N…]"),
         (["train", "digits", "--solver", "exact"], "'mgrit', 'serial'"),
         ([], "COMMAND"),

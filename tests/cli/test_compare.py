@@ -51,7 +51,7 @@ def test_bad_input(arguments, message, capsys: pytest.CaptureFixture, tmp_path: 
 def test_seeds_that_are_no_numbers(capsys: pytest.CaptureFixture):
     with pytest.raises(SystemExit):
         main(["compare", "seq-digits", "--seeds", "one"])
-    assert "argument --seeds: invalid integers value: 'one'" in capsys.readouterr().err
+    assert "argument --seeds: it is 'one'; expected N[,N…]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["train", "compare"])

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from lpgpu import MGRIT, Serial
 from lpgpu.train import GRUOptions, InputError, ODEOptions, TrainOptions, find_recipe
 from lpgpu.train.loop.trainer import Trainer
-from lpgpu.train.setup.options import int_per_level, word_per_level
+from lpgpu.train.setup.option_types import metavar, parse, shown
 from lpgpu.train.setup.schedulers import scheduler_of, step_scheduler
 
 
@@ -28,11 +29,13 @@ from lpgpu.train.setup.schedulers import scheduler_of, step_scheduler
         ("solver", "exact", "solver is 'exact'; expected one of mgrit, serial"),
         ("optimizer", "lion", "optimizer is 'lion'; expected one of adam, adamw, sgd, lbfgs"),
         ("coarsening", 1, "coarsening is 1; expected at least 2"),
-        ("coarsening", "4", "coarsening is '4'; expected an integer or several"),
+        ("coarsening", "4", "coarsening is '4'; expected one value, or 2 of them"),
         ("coarsening", (4, 1), "coarsening is 1; expected at least 2"),
         ("coarsening", (4, 4, 4), "coarsening is (4, 4, 4); expected one value, or 2 of them"),
         ("relaxation", ("F",), "relaxation is ('F',); expected one value, or 2 of them"),
-        ("delta", "full", "delta is 'full'; expected one of auto, diagonal, none"),
+        ("delta", "full", "delta is 'full'; expected one of 'none', 'diagonal', 'auto'"),
+        ("cycle", "K", "cycle is 'K'; expected one of 'V', 'F', 'W'"),
+        ("tolerance", -1.0, "tolerance is -1.0; expected None or a finite number ≥ 0"),
         ("levels", 0, "levels is 0; expected at least 1"),
         ("iterations", -1, "iterations is -1; expected at least 0"),
         ("relaxation", "C", "relaxation is 'C'; expected 'F' or 'FCF'"),
@@ -75,12 +78,47 @@ def test_bad_values_of_a_network_are_named(kind: type[TrainOptions], name: str, 
     assert message in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("hint", "text", "value", "name"),
+    [
+        (int, "-3", -3, "N"),
+        (float | None, "1e-3", 1e-3, "X|none"),
+        (float | None, "none", None, "X|none"),
+        (bool | Literal["auto"], "false", False, "true|false|auto"),
+        (bool | Literal["auto"], "auto", "auto", "true|false|auto"),
+        (int | tuple[int, ...], "16,4", (16, 4), "N[,N…]"),
+        (tuple[str, ...], "eat,run", ("eat", "run"), "NAME[,NAME…]"),
+        (Literal["V", "W"], "W", "W", "V|W"),
+    ],
+)
+def test_values_are_read_and_shown_by_their_type(hint: Any, text: str, value: object, name: str):
+    assert parse(hint, text) == value and type(parse(hint, text)) is type(value)
+    assert metavar(hint) == name
+    assert parse(hint, shown(value)) == value
+
+
+@pytest.mark.parametrize("hint", [int, float | None, bool | Literal["auto"], int | tuple[int, ...], Literal["V", "W"]])
+def test_what_stands_for_no_value_is_refused(hint: Any):
+    for text in ("nonsense", "", "1,", "None"):
+        with pytest.raises(ValueError):
+            parse(hint, text)
+
+
+def test_every_field_of_mgrit_is_an_option_with_its_help():
+    options = {field.name: field for field, _ in TrainOptions.typed_fields()}
+    for field in dataclasses.fields(MGRIT):
+        assert options[field.name].default == field.default
+        assert options[field.name].metadata["help"], f"the docstring of MGRIT does not explain {field.name}"
+    assert TrainOptions().mgrit() == MGRIT()
+
+
 def test_one_value_or_one_per_level():
-    assert int_per_level("4") == 4 and int_per_level("16,4") == (16, 4)
-    assert word_per_level("F") == "F" and word_per_level("FCF,F") == ("FCF", "F")
+    hints = dict((field.name, hint) for field, hint in TrainOptions.typed_fields())
+    assert parse(hints["coarsening"], "4") == 4 and parse(hints["coarsening"], "16,4") == (16, 4)
+    assert parse(hints["relaxation"], "F") == "F" and parse(hints["relaxation"], "FCF,F") == ("FCF", "F")
     for text in ("", "4,", "four", "4.5"):
         with pytest.raises(ValueError):
-            int_per_level(text)
+            parse(hints["coarsening"], text)
     solver = TrainOptions(coarsening=(16, 4), relaxation=("FCF", "F"), delta="none").layer_solver()
     assert solver == MGRIT(coarsening=(16, 4), relaxation=("FCF", "F"), delta="none")
 

@@ -28,7 +28,7 @@ from lpgpu.data.frame_features import Encoded, FrameEncoder, encode_clips
 from lpgpu.data.hmdb51 import SIX, find_hmdb51
 from lpgpu.train.setup.errors import InputError
 from lpgpu.train.setup.networks import GRUOptions, SequenceClassifier
-from lpgpu.train.setup.options import option, words
+from lpgpu.train.setup.option_types import option
 from lpgpu.train.setup.recipe import Problem, Recipe
 
 FEATURES = 1000
@@ -38,7 +38,7 @@ FEATURES = 1000
 class VideoOptions(GRUOptions):
     """Options of this recipe."""
 
-    classes: tuple[str, ...] = option(SIX, "classes to tell apart; or all", parse=words)
+    classes: tuple[str, ...] = option(SIX, "classes to tell apart; or all")
     split: int = option(1, "which of the three official splits", least=1)
     frames: int = option(128, "frames per clip, truncated or padded with zero features", least=1)
     frame_size: int = option(240, "frames are scaled and cut to so many pixels squared", least=32)

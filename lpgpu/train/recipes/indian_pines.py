@@ -20,7 +20,7 @@ from lpgpu.data import Dataset, load_indian_pines
 from lpgpu.nn import Activate, DenseBlock
 from lpgpu.train.setup.errors import InputError
 from lpgpu.train.setup.networks import ODEOptions
-from lpgpu.train.setup.options import option
+from lpgpu.train.setup.option_types import option
 from lpgpu.train.setup.recipe import Problem, Recipe
 
 

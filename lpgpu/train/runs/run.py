@@ -23,7 +23,8 @@ import lpgpu
 from lpgpu.train.recipes import find_recipe
 from lpgpu.train.runs.atomic import atomic_write
 from lpgpu.train.setup.errors import InputError
-from lpgpu.train.setup.options import TrainOptions, json_value
+from lpgpu.train.setup.option_types import json_value
+from lpgpu.train.setup.options import TrainOptions
 from lpgpu.train.setup.ranks import Ranks
 from lpgpu.train.setup.recipe import Recipe
 

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from lpgpu import GRU, LayerParallel
 from lpgpu.data import Dataset
 from lpgpu.nn import ConvBlock
+from lpgpu.nn.schemes import Scheme
 from lpgpu.train.setup.errors import InputError
-from lpgpu.train.setup.options import TrainOptions, int_per_level, integers, option
+from lpgpu.train.setup.option_types import option
+from lpgpu.train.setup.options import TrainOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +23,7 @@ class ODEOptions(TrainOptions):
 
     layers: int = option(32, "steps of the ODE network", least=1)
     channels: int = option(8, "width of the ODE network", least=1)
+    scheme: Scheme = option("euler", "how a layer advances u′ = f(u) by Δt")
     final_time: float = option(1.0, "T: each layer advances by Δt = T / layers", above=0)
 
     nested: int = option(
@@ -32,7 +35,6 @@ class ODEOptions(TrainOptions):
     nested_epochs: int | tuple[int, ...] = option(
         10,
         "nested: epochs of each coarser network; or one number per network, coarsest first: 40,20",
-        parse=int_per_level,
     )
     nested_coarsening: int = option(2, "nested, mgopt: how many times shallower each coarser network is", least=2)
     transfer: Literal["constant", "linear"] = option("constant", "nested, mgopt: prolongation of the layers' weights")
@@ -42,7 +44,6 @@ class ODEOptions(TrainOptions):
     mgopt_steps: tuple[int, ...] = option(
         (1, 1, 4),
         "mgopt: steps of the optimizer before and after the coarse correction, and on the coarsest network",
-        parse=integers,
     )
 
     def __post_init__(self) -> None:
@@ -70,10 +71,9 @@ class ODEOptions(TrainOptions):
         A coarser network of nested iteration may have fewer layers than there are ranks: each then has it whole.
         """
         ranks, solver = self.ranks, self.layer_solver()
-        if self.layers < ranks.grid.layer_ranks:
-            return LayerParallel(None, block, self.layers, self.final_time, solver=solver)
-        mine = len(ranks.share(self.layers))
-        return LayerParallel(ranks.grid.layer_comm, block, mine, self.final_time, solver=solver)
+        shared = self.layers >= ranks.grid.layer_ranks
+        comm, mine = (ranks.grid.layer_comm, len(ranks.share(self.layers))) if shared else (None, self.layers)
+        return LayerParallel(comm, block, mine, self.final_time, scheme=self.scheme, solver=solver)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,65 +1,23 @@
 """The options that every recipe understands, with their help: the command line is generated from them."""
 
 import dataclasses
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, get_args, get_type_hints
 
 import torch
 
 from lpgpu import MGRIT, Serial
 from lpgpu.train.setup.errors import InputError
+from lpgpu.train.setup.mgrit_options import MGRIT_FIELDS, MGRITOptions
+from lpgpu.train.setup.option_types import check, json_value, option
 from lpgpu.train.setup.ranks import Ranks, ranks_of
 from lpgpu.train.setup.schedulers import check_scheduler
 
 
-def option(
-    default: Any,
-    help: str,
-    *,
-    least: float | None = None,
-    above: float | None = None,
-    most: float | None = None,
-    parse: Callable[[str], Any] | None = None,
-    bare: Any = None,
-) -> Any:
-    """A dataclass field with its help text and, for numbers, its bounds: `least` and `most` included, `above` not.
-
-    `parse` reads the value from the command line; without it the type does. `bare` is what the option means there when
-    it is named without a value.
-    """
-    metadata = {"help": help, "least": least, "above": above, "most": most, "parse": parse, "bare": bare}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def int_per_level(text: str) -> int | tuple[int, ...]:
-    """ "4" → 4, for all levels; "16,4" → (16, 4), finest first. Raises ValueError for anything else."""
-    first, *others = map(int, text.split(","))
-    return (first, *others) if others else first
-
-
-def integers(text: str) -> tuple[int, ...]:
-    """ "0,1,2" → (0, 1, 2). Raises ValueError for anything else."""
-    return tuple(map(int, text.split(",")))
-
-
-def words(text: str) -> tuple[str, ...]:
-    """ "eat,run" → ("eat", "run")."""
-    return tuple(text.split(","))
-
-
-def word_per_level(text: str) -> str | tuple[str, ...]:
-    """ "FCF" → "FCF", for all levels; "FCF,F" → ("FCF", "F"), finest first."""
-    first, *others = text.split(",")
-    return (first, *others) if others else first
-
-
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """What to train, how long, with which solver and where. A recipe is content with its own defaults.
+class TrainOptions(MGRITOptions):
+    """What to train, how long, and where. A recipe is content with its own defaults.
 
     Raises `InputError`, a ValueError, for a value out of its bounds, a solver that cannot be, a device that is absent.
     """
@@ -83,22 +41,6 @@ class TrainOptions:
     amp: bool = option(False, "bf16 where PyTorch's autocast holds it safe; layers propagate in their own precision")
 
     solver: Literal["mgrit", "serial"] = option("mgrit", "all layers or time steps at once, or one after another")
-    levels: int = option(3, "mgrit: the most levels")
-    coarsening: int | tuple[int, ...] = option(
-        4,
-        "mgrit: every how many steps a C-point lies; or one number per level, finest first: 16,4",
-        parse=int_per_level,
-    )
-    iterations: int = option(2, "mgrit: cycles of the forward solve")
-    adjoint_iterations: int = option(1, "mgrit: cycles of the adjoint solve")
-    relaxation: str | tuple[str, ...] = option(
-        "FCF", "mgrit: relaxation, F or FCF; or one per level, finest first: FCF,F", parse=word_per_level
-    )
-    cycle: Literal["V", "F"] = option("V", "mgrit: cycle")
-    store: Literal["all", "c_points"] = option("all", "mgrit: states kept for the adjoint; the others are recomputed")
-    delta: Literal["auto", "diagonal", "none"] = option(
-        "auto", "mgrit: Δ-correction of the coarse grids by Jacobian diagonals; auto is on for recurrent cells alone"
-    )
 
     control: Literal["fixed", "adaptive", "bias-budget"] = option(
         "fixed",
@@ -125,7 +67,8 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         for field, hint in self.typed_fields():
-            _check(field, hint, getattr(self, field.name))
+            if field.name not in MGRIT_FIELDS:  # which checks its own
+                check(field, hint, getattr(self, field.name))
         self.layer_solver()
         if self.device != "auto":  # that one asks all ranks
             self.torch_device()
@@ -148,9 +91,8 @@ class TrainOptions:
 
     def mgrit(self) -> MGRIT:
         """The iterative solver of these options, whether it trains or not."""
-        names = ("levels", "coarsening", "iterations", "adjoint_iterations", "relaxation", "cycle", "store", "delta")
         try:
-            return MGRIT(**{name: getattr(self, name) for name in names})
+            return MGRIT(**{name: getattr(self, name) for name in MGRIT_FIELDS})
         except ValueError as error:
             raise InputError(str(error)) from error
 
@@ -185,7 +127,7 @@ class TrainOptions:
         return device
 
     def to_json(self) -> dict[str, Any]:
-        """The options as JSON's types: paths become strings, tuples lists."""
+        """The options as JSON's types."""
         return {name: json_value(value) for name, value in dataclasses.asdict(self).items()}
 
     @classmethod
@@ -202,55 +144,3 @@ class TrainOptions:
             if isinstance(value, list):
                 typed[name] = tuple(value)
         return cls(**typed)
-
-
-def json_value(value: Any) -> Any:
-    """The value of an option as JSON's types."""
-    if isinstance(value, tuple):
-        return list(value)
-    return str(value) if isinstance(value, Path) else value
-
-
-def _check(field: dataclasses.Field, hint: Any, value: Any) -> None:
-    """Raise `InputError` where `value` is not of the type, or not within the bounds, of the option."""
-    expected = _expected(field, hint)
-    allowed = (int, float) if hint is float else _kinds(hint)
-    if get_origin(hint) is Literal:
-        good = value in get_args(hint)
-    else:
-        good = isinstance(value, allowed) and isinstance(value, bool) == (hint is bool) and _within_bounds(field, value)
-    if not good:
-        raise InputError(f"{field.name} is {value!r}; expected {expected} ({field.metadata['help']})")
-
-
-def _kinds(hint: Any) -> tuple[type, ...]:
-    """The classes that a type, or a union of types, allows."""
-    return tuple(get_origin(kind) or kind for kind in (get_args(hint) if isinstance(hint, UnionType) else (hint,)))
-
-
-def _within_bounds(field: dataclasses.Field, value: Any) -> bool:
-    least, above, most = (field.metadata[bound] for bound in ("least", "above", "most"))
-    if isinstance(value, float) and not math.isfinite(value):
-        return False
-    return (least is None or value >= least) and (above is None or value > above) and (most is None or value <= most)
-
-
-_BOUNDS = (("≥", "least"), (">", "above"), ("≤", "most"))
-
-
-def _expected(field: dataclasses.Field, hint: Any) -> str:
-    """What an option takes, in words: "an integer ≥ 1"."""
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(get_args(hint))
-    names = {
-        int: "an integer",
-        float: "a finite number",
-        bool: "True or False",
-        str: "a text",
-        Path: "a path",
-        NoneType: "nothing",
-        tuple: "several",
-    }
-    words = " or ".join(names[kind] for kind in _kinds(hint))
-    bounds = [f"{sign} {field.metadata[name]}" for sign, name in _BOUNDS if field.metadata[name] is not None]
-    return " ".join([words, " and ".join(bounds)]).rstrip()
