@@ -1,7 +1,7 @@
 #   make demo    install into .venv and train a small network on handwritten digits
 #   make test    install with the test tools and run all tests
 #   make bench   measure the solver
-#   make gpu     the tests and benchmarks that need a GPU
+#   make gpu     check and measure on a GPU, in MINUTES=8, into RESULTS=folder; needs only python3, torch and triton
 #   make mpich   the tests of several ranks again, under MPICH instead of Open MPI
 #   make clean   remove .venv and everything built
 # PYTHON=python3.12 chooses the interpreter that .venv is made with (3.11 or newer).
@@ -33,16 +33,11 @@ bench: export MALLOC_TRIM_THRESHOLD_ := 8589934592
 bench: .venv/.installed-demo
 	@$(PY) bench/solver.py
 
+# From the tree, with what is there: nothing is installed, and nothing that fails ends it (bench/gpu.py).
+MINUTES ?= 8
+RESULTS ?= bench/results/gpu
 gpu:
-	@command -v nvidia-smi >/dev/null || \
-	{ echo "make gpu: this machine has no NVIDIA driver (nvidia-smi). Nothing was run; make test runs all that needs no GPU." >&2; exit 1; }
-	@$(MAKE) --no-print-directory .venv/.installed-test
-	@$(PY) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || \
-	{ echo "make gpu: PyTorch finds no CUDA GPU here. Nothing was run; make test runs all that needs none." >&2; exit 1; }
-	@$(PY) -m pytest -m gpu
-	@$(PY) bench/kernels.py --minutes 3
-	@$(PY) bench/solver.py --device cuda --quick --repeats 3 --cases gru-128x1024,dense-64x1024,conv-8x64 \
-	  --json bench/results/solver-gpu.json
+	@$(PYTHON) bench/gpu.py --minutes $(MINUTES) --results "$(RESULTS)"
 
 # a second environment with another MPI; all else comes from the first
 MPICH := .venv/mpich/bin/python

@@ -1,13 +1,24 @@
-"""Timing on a GPU: replays of a CUDA graph, inputs rotated past the caches, medians with their spread."""
+"""Timing on a GPU: replays of a CUDA graph, inputs rotated past the caches, medians with their spread.
 
+Under `LPGPU_REHEARSE=1` the device is the CPU, kernels run in Triton's interpreter, and times mean nothing.
+"""
+
+import os
 import statistics
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
 
 import torch
 
+from lpgpu.kernels import dispatch
+from lpgpu.kernels.precision import get_precision
+
 T = TypeVar("T")
+REHEARSING = os.environ.get("LPGPU_REHEARSE") == "1"
+DEVICE = "cpu" if REHEARSING else "cuda"
 
 
 @dataclass(frozen=True)
@@ -19,8 +30,22 @@ class Times:
     p80: float
 
 
+def fused() -> AbstractContextManager[None]:
+    """Within it the fused kernels run, which on a GPU they do anyway."""
+    return dispatch.backend("fused") if REHEARSING else nullcontext()
+
+
+def same_precision() -> str:
+    """Give cuDNN's convolutions and recurrent networks the precision of ours; which that is."""
+    precision = get_precision()
+    torch.backends.cudnn.allow_tf32 = precision in ("tf32", "bf16")
+    return precision
+
+
 def copies_past_cache(nbytes: int) -> int:
     """How many sets of inputs of this size are together twice the second-level cache, but no more than 16."""
+    if REHEARSING:
+        return 1
     cache = torch.cuda.get_device_properties(0).L2_cache_size
     return max(1, min(16, -(-2 * cache // max(nbytes, 1))))
 
@@ -30,6 +55,8 @@ def graph_times(run: Callable[[T], object], inputs: Sequence[T], *, replays: int
 
     `run` must not allocate outside the capture's pool nor wait for the device. It is warmed up on the capture's stream.
     """
+    if REHEARSING:
+        return eager_times(lambda: run(inputs[0]), repeats=3)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -42,30 +69,43 @@ def graph_times(run: Callable[[T], object], inputs: Sequence[T], *, replays: int
             for each in inputs:
                 run(each)
     graph.replay()
-    seconds = []
-    for _ in range(replays):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        seconds.append(start.elapsed_time(end) / 1e3 / (calls * len(inputs)))
-    cuts = statistics.quantiles(seconds, n=10)
-    return Times(cuts[1], statistics.median(seconds), cuts[7])
+    return _percentiles(graph.replay, replays, calls * len(inputs))
 
 
 def eager_times(run: Callable[[], object], *, repeats: int = 15) -> Times:
-    """Seconds of `run()` as a user calls it, device and host together, for what cannot be captured."""
-    for _ in range(3):
+    """Seconds of `run()` as a user calls it, device and host together."""
+    for _ in range(1 if REHEARSING else 3):
         run()
-    seconds = []
-    for _ in range(repeats):
-        torch.cuda.synchronize()
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        run()
-        end.record()
-        end.synchronize()
-        seconds.append(start.elapsed_time(end) / 1e3)
+    return _percentiles(run, repeats, 1)
+
+
+def both_times(run: Callable[[], object], *, repeats: int = 15) -> dict[str, Any]:
+    """`run()` as a user calls it, and captured in a CUDA graph; where that cannot be done, why not."""
+    found: dict[str, Any] = {"eager": asdict(eager_times(run, repeats=repeats))}
+    try:
+        found["graph"] = asdict(graph_times(lambda _: run(), [None], replays=repeats))
+    except Exception as error:
+        found["not captured"] = f"{type(error).__name__}: {error}"[:500]
+    return found
+
+
+def _percentiles(run: Callable[[], object], repeats: int, calls: int) -> Times:
+    seconds = sorted(_host_seconds(run) if REHEARSING else _device_seconds(run) for _ in range(repeats))
     cuts = statistics.quantiles(seconds, n=10)
-    return Times(cuts[1], statistics.median(seconds), cuts[7])
+    return Times(cuts[1] / calls, statistics.median(seconds) / calls, cuts[7] / calls)
+
+
+def _device_seconds(run: Callable[[], object]) -> float:
+    torch.cuda.synchronize()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    run()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
+def _host_seconds(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began

@@ -14,72 +14,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from gpu_timing import Times, copies_past_cache, graph_times
-from kernel_cases import Case, cases, clone, nbytes
+from gpu_timing import same_precision
+from kernel_cases import Case, cases
+from kernel_rows import Row, measure
 from machine import MACHINES, Machine, estimate, this_machine
 from resources import resources_of
 
-from lpgpu.kernels import dispatch
-
 RESULTS = Path(__file__).parent / "results"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One measured case; seconds of a call. `times` is None where the result was wrong."""
-
-    name: str
-    operation: str
-    shape: str
-    dtype: str
-    error: float
-    times: Times | None
-    limit: float
-    bound: str
-    estimate: float
-    flops: float
-    bytes: float
-    rivals: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def percent(self) -> float:
-        """Of the limit."""
-        return 100 * self.limit / self.times.p50 if self.times else 0.0
-
-
-def measure(case: Case, machine: Machine) -> Row:
-    """Check the case, time it, and time its rivals."""
-    inputs = case.make()
-    error = case.error(inputs)
-    expected = estimate(case.work, machine, **resources_of(case, machine.arch))
-    times, rivals = None, {}
-    if error <= case.allowed:
-        copies = [clone(inputs) for _ in range(copies_past_cache(nbytes(inputs)))]
-        times = graph_times(case.call, copies)
-        with dispatch.backend("reference"):
-            rivals["PyTorch"] = graph_times(case.call, copies, replays=10).p50
-        del copies
-        for name, rival in case.rivals.items():
-            run, theirs = rival()
-            rivals[name] = graph_times(run, [theirs], replays=10).p50
-    return Row(
-        name=case.name,
-        operation=case.operation,
-        shape=case.shape,
-        dtype=str(case.dtype).removeprefix("torch."),
-        error=error,
-        times=times,
-        limit=expected.limit,
-        bound=expected.bound,
-        estimate=expected.seconds,
-        flops=case.work.flops,
-        bytes=case.work.bytes,
-        rivals=rivals,
-    )
 
 
 def line(row: Row) -> str:
@@ -164,6 +109,7 @@ def main() -> None:
     if not torch.cuda.is_available():
         sys.exit("bench/kernels.py: PyTorch finds no CUDA GPU here; --estimates H100 says what to expect of one")
     machine = this_machine()
+    same_precision()
     print(f"\n{json.dumps(about(machine))}\n\n{HEADER}")
     measured = []
     for row in rows(chosen, machine, arguments.minutes):

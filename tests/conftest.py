@@ -1,24 +1,27 @@
 """What every test gets: a fresh printed seed, one thread, a skip that says why without a GPU, no deadlines."""
 
+import importlib.util
 import os
 import secrets
 
-import hypothesis
 import pytest
 import torch
 
 # The tensors of tests are tiny: on shared cores a second thread made them five times slower, waiting for its turn.
 torch.set_num_threads(1)
 
-# Named "ci" so that it replaces hypothesis's own profile of that name, which would draw the same examples every time.
-hypothesis.settings.register_profile(
-    "ci",
-    deadline=None,
-    derandomize=False,
-    print_blob=True,
-    max_examples=int(os.environ.get("LPGPU_TEST_EXAMPLES", "50")),
-)
-hypothesis.settings.load_profile("ci")
+if importlib.util.find_spec("hypothesis") is not None:  # the tests that need a GPU do without
+    import hypothesis
+
+    # Named "ci" so that it replaces hypothesis's own profile of that name, which would draw the same examples always.
+    hypothesis.settings.register_profile(
+        "ci",
+        deadline=None,
+        derandomize=False,
+        print_blob=True,
+        max_examples=int(os.environ.get("LPGPU_TEST_EXAMPLES", "50")),
+    )
+    hypothesis.settings.load_profile("ci")
 
 
 RANKS = int(os.environ.get("LPGPU_RANKS", "0"))

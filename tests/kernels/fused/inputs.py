@@ -3,11 +3,9 @@
 from collections.abc import Callable
 
 import torch
-from hypothesis import strategies as st
 from torch import Tensor
 
 from lpgpu.kernels import dispatch
-from lpgpu.kernels.sweep import Sweep
 from tests.assertions import TOLERANCE, relative_error
 
 ACTIVATIONS = ["identity", "relu", "silu", "smooth_relu", "tanh"]
@@ -61,22 +59,6 @@ def assert_near(came: Tensor | None, expected: Tensor | None, what: str, *, fact
     assert torch.equal(unwritten, expected.isnan()), f"{what}: not written where it should be, or the reverse"
     error = relative_error(came.cpu().nan_to_num(), expected.nan_to_num())
     assert error <= factor * TOLERANCE[came.dtype], f"{what} is off by {error:.2e}"
-
-
-@st.composite
-def sweeps(draw: st.DrawFn) -> Sweep:
-    """Every kind that the solver does, over up to 8 layers: F-sweeps, whole marches, ragged ends, both ways."""
-    interval = draw(st.integers(2, 4))
-    reverse = draw(st.booleans())
-    if reverse:
-        intervals = draw(st.integers(1, 2))
-        steps = draw(st.integers(1, interval if intervals == 1 else interval - 1))
-        first = draw(st.integers(steps - 1, interval - 1))
-        return Sweep(intervals * interval, first, interval, steps, reverse=True)
-    layers = draw(st.integers(1, 8))
-    first = draw(st.integers(0, min(interval, layers) - 1))
-    limit = layers if first + interval >= layers else interval - 1 - first
-    return Sweep(layers, first, interval, draw(st.integers(1, max(1, min(limit, 4)))))
 
 
 class Launched:

@@ -12,7 +12,8 @@ from lpgpu.kernels.packing import integers_of
 from lpgpu.kernels.sweep import Sweep
 from tests.kernels.fused import conv
 from tests.kernels.fused.conv import Case
-from tests.kernels.fused.inputs import ACTIVATIONS, sweeps
+from tests.kernels.fused.inputs import ACTIVATIONS
+from tests.kernels.fused.strategies import sweeps
 
 cases = st.builds(
     Case,

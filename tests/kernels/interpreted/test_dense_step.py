@@ -12,7 +12,8 @@ from lpgpu.kernels.packing import integers_of
 from lpgpu.kernels.sweep import Sweep
 from tests.kernels.fused import dense
 from tests.kernels.fused.dense import Case
-from tests.kernels.fused.inputs import ACTIVATIONS, sweeps
+from tests.kernels.fused.inputs import ACTIVATIONS
+from tests.kernels.fused.strategies import sweeps
 
 DTYPES = [torch.float64, torch.float32]
 EXAMPLES = settings(max_examples=20)

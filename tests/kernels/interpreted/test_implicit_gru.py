@@ -12,7 +12,7 @@ from lpgpu.kernels.packing import integers_of
 from lpgpu.kernels.sweep import Sweep
 from tests.kernels.fused import gru
 from tests.kernels.fused.gru import Case
-from tests.kernels.fused.inputs import sweeps
+from tests.kernels.fused.strategies import sweeps
 
 EXAMPLES = settings(max_examples=20)
 

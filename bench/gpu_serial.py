@@ -1,0 +1,76 @@
+"""Our serial GRU against torch.nn.GRU (cuDNN), forward + backward over 1024 steps, as items of `bench/gpu.py`.
+
+Both compute the classic cell with the same weights and the same precision. The error is that of all gradients against
+torch.nn.GRU in fp32 without TF32; where ours is not right there is no time.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from gpu_timing import DEVICE, REHEARSING, both_times, same_precision
+from torch import Tensor, nn
+
+from lpgpu import GRU, Serial
+
+Item = Callable[[], Iterator[dict[str, Any]]]
+
+STEPS, INPUTS = (16, 8) if REHEARSING else (1024, 64)
+WIDTHS, BATCHES = ((16,), (4,)) if REHEARSING else ((128, 256, 64, 512, 1024), (16, 64, 256))
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+ALLOWED = {"bf16": 0.2, "fp32": 2e-3}
+
+
+def step(net: nn.GRU, x: Tensor, weight: Tensor) -> None:
+    """Forward and backward, gradients anew."""
+    net.zero_grad(set_to_none=True)
+    x.grad = None
+    net(x)[0].backward(weight)
+
+
+def gradients(net: nn.GRU, x: Tensor, weight: Tensor) -> Tensor:
+    """All gradients of a step in one vector, in fp32."""
+    step(net, x, weight)
+    return torch.cat([t.grad.float().flatten() for t in (x, *net.parameters()) if t.grad is not None])
+
+
+def measure(width: int, batch: int, dtype: str, *, check: bool) -> Iterator[dict[str, Any]]:
+    """cuDNN's times, ours, and how much longer cuDNN takes."""
+    torch.manual_seed(0)
+    precision, kind = same_precision(), DTYPES[dtype]
+    theirs = nn.GRU(INPUTS, width, device=DEVICE, dtype=kind)
+    ours = GRU(INPUTS, width, formulation="classic", solver=Serial(), device=DEVICE, dtype=kind)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(STEPS, batch, INPUTS, device=DEVICE, dtype=kind, requires_grad=True)
+    weight = torch.randn(STEPS, batch, width, device=DEVICE, dtype=kind)
+    exact = nn.GRU(INPUTS, width, device=DEVICE)
+    exact.load_state_dict({name: value.float() for name, value in theirs.state_dict().items()})
+    torch.backends.cudnn.allow_tf32 = False
+    expected = gradients(exact, x.detach().float().requires_grad_(), weight.float())
+    same_precision()
+    error = float((gradients(ours, x, weight) - expected).norm() / expected.norm())
+    row: dict[str, Any] = {"error": error, "allowed": ALLOWED[dtype], "precision": precision}
+    if not error <= ALLOWED[dtype]:
+        yield {**row, "failed": f"gradients are off by {error:.1e}: no time"}
+        return
+    if check:
+        yield row
+        return
+    del exact, expected
+    row["ours"] = both_times(lambda: step(ours, x, weight))
+    yield {**row, "partial": True}
+    row["cuDNN"] = both_times(lambda: step(theirs, x, weight))
+    best = {
+        name: min(row[name][how]["p50"] for how in ("eager", "graph") if how in row[name]) for name in ("ours", "cuDNN")
+    }
+    yield {**row, "cuDNN / ours": best["cuDNN"] / best["ours"]}
+
+
+def items(*, check: bool) -> dict[str, Item]:
+    """Every width, batch and dtype; H = 128 and 256 first."""
+    return {
+        f"serial GRU H={width} B={batch} T={STEPS} {dtype}": partial(measure, width, batch, dtype, check=check)
+        for batch, width, dtype in itertools.product(BATCHES, WIDTHS, DTYPES)
+    }
