@@ -1,7 +1,8 @@
 """The PyTorch face: modules that are propagated in parallel, and the blocks that have kernels of their own."""
 
+from lpgpu.nn.arguments import PerLayer
 from lpgpu.nn.blocks import Activate, ConvBlock, DenseBlock
 from lpgpu.nn.gru import GRU
 from lpgpu.nn.layer_parallel import LayerParallel
 
-__all__ = ["GRU", "Activate", "ConvBlock", "DenseBlock", "LayerParallel"]
+__all__ = ["GRU", "Activate", "ConvBlock", "DenseBlock", "LayerParallel", "PerLayer"]

@@ -122,7 +122,8 @@ class Propagated:
 class PropagateEnd(torch.autograd.Function):
     """u_N from u_0 and the stacked parameters: `PropagateEnd.apply(propagation, layers_for, anchor, x, *parameters)`.
 
-    `layers_for(parameters)` makes the layers of these parameters.
+    `layers_for(parameters)` makes the layers of these parameters; the last `Layers.num_shared` of them are tensors that
+    all layers share.
     """
 
     @staticmethod
@@ -193,7 +194,7 @@ class PropagateSequence(torch.autograd.Function):
 
 
 class Replicated(torch.autograd.Function):
-    """Weights that all ranks hold: `Replicated.apply(communicator, anchor, *weights)`, unchanged.
+    """Tensors that all ranks hold: `Replicated.apply(communicator, anchor, *weights)`, unchanged.
 
     Their gradients are summed over the ranks, in one message.
     """
@@ -209,7 +210,7 @@ class Replicated(torch.autograd.Function):
         total = global_sum(ctx.communicator, torch.cat([each.flatten() for each in gradients]))
         sizes = [each.numel() for each in gradients]
         parts = zip(total.split(sizes), gradients, strict=True)
-        return None, None, *(part.view_as(gradient) for part, gradient in parts)
+        return None, None, *(part.view_as(gradient).to(gradient.dtype) for part, gradient in parts)
 
 
 class Results(torch.autograd.Function):

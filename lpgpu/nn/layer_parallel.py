@@ -2,26 +2,32 @@
 
 import copy
 import math
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from lpgpu.comm import as_communicator
 from lpgpu.mgrit import MGRIT, Partition, Solver, SolveResult
-from lpgpu.nn.autograd import PropagateEnd, Propagation
-from lpgpu.nn.propagators import Layers, general_layers_of, layers_of
-from lpgpu.nn.schemes import SCHEMES, Scheme, Step
+from lpgpu.nn.arguments import Arguments, Call
+from lpgpu.nn.autograd import PropagateEnd, Propagation, Replicated, anchor_for
+from lpgpu.nn.propagators import general_layers_of, layers_of
+from lpgpu.nn.schemes import FORMS, SCHEMES, Form, Scheme, Step, Steps
 from lpgpu.nn.solved import Solved, check_ordinary
 from lpgpu.nn.stacking import draw_seed, layer_structure, layer_weights, stack, stacked_tensors, with_tensors
+
+T = TypeVar("T")
 
 
 class LayerParallel(Solved, nn.Module):
     """u_{k+1} = Φ_k(u_k), k = 0 … N−1, u_0 = x; returns u_N.
 
     With `form="rhs"` the block is f(u) and Φ_k one step of `scheme` for u′ = f(u) with Δt = Tf/N; with `form="step"`
-    the block's forward is (dt, u) and returns the next state. Forward and backward are solved by `solver`: with MGRIT
+    the block's forward is (dt, u) and returns the next state; with `form="residual"` it is (u) and returns the next
+    state, as the blocks of ResNets and transformers do, and a coarse step over m layers is u + m (block(u) − u). A
+    block whose forward has a first argument called t gets there the time t_k = k Δt, a tensor without dimensions.
+    Forward and backward are solved by `solver`: with MGRIT
     both are inexact by a controlled amount (`forward_result`, `adjoint_result`), with Serial exact, and on one process
     twice differentiable (`create_graph=True`; an inexact solve refuses it). Günther et al.,
     "Layer-parallel training of deep residual neural networks", SIAM J. Math. Data Sci. 2 (2020).
@@ -31,7 +37,7 @@ class LayerParallel(Solved, nn.Module):
             the same calls: it passes the same x, gets the same y, computes the same loss and calls backward; that loss
             counts once.
         block: a callable without arguments that builds one layer's nn.Module. A layer must be a pure function of its
-            input that keeps shape, dtype and device, and that `torch.vmap` can batch.
+            state and arguments that keeps the state's shape, dtype and device, and that `torch.vmap` can batch.
         local_num_steps: the layers of this rank, at least 1; they may differ between ranks.
         Tf: the final time, > 0.
 
@@ -56,7 +62,7 @@ class LayerParallel(Solved, nn.Module):
         Tf: float,
         *,
         scheme: Scheme = "euler",
-        form: Literal["rhs", "step"] = "rhs",
+        form: Form = "rhs",
         solver: Solver | None = None,
     ) -> None:
         super().__init__()
@@ -90,33 +96,41 @@ class LayerParallel(Solved, nn.Module):
         """Δt = Tf / N."""
         return self.Tf / self.num_steps
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """u_N for u_0 = `x` [batch, ...]; the same shape.
+
+        `args` and `kwargs` reach every block: block(u, *args, **kwargs). Tensors among them (also inside lists, tuples
+        and dicts) are the same for all layers, and get gradients; `PerLayer(z)` gives layer k its own z[k]. Every rank
+        passes the same, and gets the same gradients.
 
         Raises:
             TypeError, ValueError: for an `x` that is no finite, dense tensor of the parameters' dtype and device, a
-                block that changes its state's shape, dtype or device, or `layers` with parameters that block() did not
-                build, such as those of weight_norm: it belongs inside block().
+                block that changes its state's shape, dtype or device, arguments on another device, or `layers` with
+                parameters that block() did not build, such as those of weight_norm: it belongs inside block().
             NotImplementedError: inside a transform of torch.func, such as vmap.
             DivergenceError: when a solve diverges and `solver.on_divergence` is "raise".
         """
         named = dict(self.layers.named_parameters())
         parameters = tuple(named.values())
+        arguments = Arguments.of(args, kwargs)
 
         def check() -> None:
             _check_names(named.keys() - self._built)
             _check_input(x, parameters)
+            arguments.check(self.num_steps, x)
 
-        self._communicator.agree(check, lambda: self._facts(x))
+        self._communicator.agree(check, lambda: self._facts(x) | {"the arguments": arguments.facts()})
+        anchor = anchor_for(self._communicator)
+        per_layer, shared = self._tensors_of(arguments, anchor)
 
-        def layers_for(parameters: tuple[Tensor, ...]) -> Layers:
-            return layers_of(self.layers, dict(zip(named, parameters, strict=True)), x, self.scheme, self.form, self.dt)
+        def layers_by(make: Callable[..., T], tensors: Sequence[Tensor]) -> T:
+            """The layers of these parameters, tensors for each layer and tensors for all."""
+            theta, extra = dict(zip(named, tensors, strict=False)), tensors[len(named) :]
+            of_call = arguments.holding(extra[len(per_layer) :], extra[: len(per_layer)])
+            return make(self.layers, theta, x, self.scheme, self.form, self.dt, Call(of_call, self._own_layers))
 
-        def plain(x: Tensor, *parameters: Tensor) -> Tensor:
-            layers = general_layers_of(
-                self.layers, dict(zip(named, parameters, strict=True)), self.scheme, self.form, self.dt
-            )
-            u = x[None]
+        def plain(x: Tensor, *tensors: Tensor) -> Tensor:
+            layers, u = layers_by(general_layers_of, tensors), x[None]
             for k in range(self.local_num_steps):
                 u = layers.differentiable(slice(k, k + 1), u)
             return u[0]
@@ -131,19 +145,20 @@ class LayerParallel(Solved, nn.Module):
             differentiable=torch.is_grad_enabled(),
             plain=plain,
         )
-        return PropagateEnd.apply(propagation, layers_for, propagation.anchor(), x, *parameters)
+        tensors = (*parameters, *per_layer, *shared)
+        return PropagateEnd.apply(propagation, lambda tensors: layers_by(layers_of, tensors), anchor, x, *tensors)
 
     def to_sequential(self) -> nn.Sequential:
         """An independent copy as plain PyTorch, one `Step` per layer: for inspection, deployment, and as an oracle.
 
-        Collective: every rank gets the whole network.
+        What a call has besides x reaches every step. Collective: every rank gets the whole network.
         """
         layers, steps = self._all_layers(), []
         for layer in range(self.num_steps):
             with layer_weights(layers, layer):
                 block = copy.deepcopy(layers)
-            steps.append(Step(block, self.dt, self.scheme, self.form))
-        sequential = nn.Sequential(*steps)
+            steps.append(Step(block, self.dt, self.scheme, self.form, layer * self.dt))
+        sequential = Steps(*steps)
         for module in (sequential, *steps):
             module.training = self.training  # not .train(): the blocks keep the modes their copies came with
         return sequential
@@ -186,6 +201,25 @@ class LayerParallel(Solved, nn.Module):
             return self.layers
         return with_tensors(self.layers, [self.of_all_ranks(tensor) for tensor in stacked_tensors(self.layers)])
 
+    @property
+    def _own_layers(self) -> range:
+        first = self._partition.first if self._partition else 0
+        return range(first, first + self.local_num_steps)
+
+    def _tensors_of(self, arguments: Arguments, anchor: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
+        """The arguments' tensors for this rank's layers, and for all, with gradients that are summed over the ranks."""
+        per_layer, shared = list(arguments.per_layer), list(arguments.shared)
+        if self.is_shared:
+            everything = [*per_layer, *shared]
+            wanted = [i for i, tensor in enumerate(everything) if tensor.requires_grad]
+            if wanted and torch.is_grad_enabled():
+                values = Replicated.apply(self._communicator, anchor, *(everything[i] for i in wanted))
+                for i, value in zip(wanted, values, strict=True):
+                    everything[i] = value
+            per_layer, shared = everything[: len(per_layer)], everything[len(per_layer) :]
+        own = self._own_layers
+        return [values[own.start : own.stop] for values in per_layer], shared
+
     def _facts(self, x: Tensor) -> dict[str, object]:
         """What must be the same on every rank at a call."""
         return {
@@ -201,7 +235,7 @@ class LayerParallel(Solved, nn.Module):
         return float(x.detach().double().sum()) if first or x.device.type == "cpu" else None
 
     def extra_repr(self) -> str:
-        step = f"scheme={self.scheme!r}" if self.form == "rhs" else "form='step'"
+        step = f"scheme={self.scheme!r}" if self.form == "rhs" else f"form={self.form!r}"
         here = f", of these {self.local_num_steps} here" if self.local_num_steps < self.num_steps else ""
         return f"num_steps={self.num_steps}{here}, Tf={self.Tf}, {step}, solver={self.solver}"
 
@@ -217,8 +251,9 @@ def _check_arguments(local_num_steps: int, Tf: float, scheme: str, form: str) ->
         raise ValueError(f"Tf is {Tf}; expected a finite number > 0")
     if scheme not in SCHEMES:
         raise ValueError(f"scheme is {scheme!r}; expected one of {', '.join(map(repr, SCHEMES))}")
-    if form not in ("rhs", "step"):
-        raise ValueError(f'form is {form!r}; expected "rhs" (the block is f(u)) or "step" (it is Φ(dt, u))')
+    if form not in FORMS:
+        kinds = ", ".join(f'"{name}" ({meaning})' for name, meaning in FORMS.items())
+        raise ValueError(f"form is {form!r}; expected one of {kinds}")
 
 
 def _check_names(new: set[str]) -> None:

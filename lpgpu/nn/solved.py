@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lpgpu.mgrit import MGRIT, Serial, Solver
+from lpgpu.nn.arguments import with_tensors_mapped
 
 
 class Solved:
@@ -38,12 +39,12 @@ class Solved:
             return super().__call__(*arguments, **named)  # pyright: ignore[reportAttributeAccessIssue]
         low = torch.get_autocast_dtype(of_layers.device.type)
 
-        def own(value: Any) -> Any:
-            return value.to(of_layers.dtype) if isinstance(value, Tensor) and value.dtype == low else value
+        def own(value: Tensor) -> Tensor:
+            return value.to(of_layers.dtype) if value.dtype == low else value
 
         with torch.autocast(of_layers.device.type, enabled=False):
-            own_named = {name: own(value) for name, value in named.items()}
-            return super().__call__(*map(own, arguments), **own_named)  # pyright: ignore[reportAttributeAccessIssue]
+            arguments, named = with_tensors_mapped(own, (arguments, named))
+            return super().__call__(*arguments, **named)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def check_ordinary(name: str, x: Tensor, weight: Tensor | None) -> None:

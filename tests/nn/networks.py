@@ -38,6 +38,19 @@ class Attention(nn.Module):
         return torch.softmax(q @ k.transpose(-2, -1) / WIDTH**0.5, dim=-1) @ v
 
 
+class MaskedAttention(nn.Module):
+    """form="rhs" on [batch, tokens, WIDTH]: attention with a mask and a bias of its scores, from the call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
+
+    def forward(self, u: Tensor, mask: Tensor, bias: Tensor | None = None) -> Tensor:
+        q, k, v = self.qkv(u).chunk(3, dim=-1)
+        scores = (q @ k.transpose(-2, -1)).masked_fill(~mask, -torch.inf)
+        return torch.softmax(scores if bias is None else scores + bias, dim=-1) @ v
+
+
 class Pendulum(nn.Module):
     """form="rhs" without parameters."""
 

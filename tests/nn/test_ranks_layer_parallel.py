@@ -18,9 +18,9 @@ from lpgpu import (
     full_state_dict,
     load_full_state_dict,
 )
-from lpgpu.nn import ConvBlock, DenseBlock
+from lpgpu.nn import ConvBlock, DenseBlock, PerLayer
 from tests.assertions import TOLERANCE, assert_close_relative, assert_mentions, relative_error
-from tests.nn.networks import BLOCKS, WIDTH
+from tests.nn.networks import BLOCKS, WIDTH, MaskedAttention
 from tests.nn.ranks import (
     COMM,
     RANK,
@@ -269,3 +269,25 @@ class TestWhatRanksMustAgreeOn:
                 net.layers.linear.weight[-1] = torch.nan  # pyright: ignore
         with pytest.raises(DivergenceError):
             net(torch.randn(3, WIDTH, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("store", ["all", "c_points"])
+def test_arguments_get_the_same_full_gradient_on_every_rank(store: Any, seed: int) -> None:
+    """Of a tensor for all layers, of one with a part for each, and of none for a mask; whole ones on every rank."""
+    solver = MGRIT(coarsening=3, store=store)
+    one, many = one_and_shared(SIZES, MaskedAttention, seed=seed, solver=solver)
+    causal = torch.ones(3, 3, dtype=torch.bool).tril()
+    x, weight = torch.randn(2, 2, 3, WIDTH, dtype=torch.float64)
+    of_all = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
+    of_each = torch.randn(sum(SIZES), 3, 3, dtype=torch.float64, requires_grad=True)
+    for bias, leaf in ((of_all, of_all), (PerLayer(of_each), of_each)):
+        came, expected = (torch.autograd.grad(net(x, causal, bias=bias), leaf, weight)[0] for net in (many, one))
+        assert_close_relative(came, expected)
+
+
+@several
+def test_arguments_that_differ_are_refused() -> None:
+    mask = torch.ones(3, 3, dtype=torch.bool).tril()
+    net = LayerParallel(COMM, MaskedAttention, SIZES[RANK], 1.0).double()
+    with pytest.raises(ValueError, match="the arguments"):
+        net(torch.randn(2, 3, WIDTH, dtype=torch.float64), mask if RANK else mask[:1])

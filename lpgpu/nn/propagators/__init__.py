@@ -3,29 +3,39 @@
 from torch import Tensor, nn
 
 from lpgpu.kernels.conv_step import Kernel
+from lpgpu.nn.arguments import Call
 from lpgpu.nn.blocks import ConvBlock, DenseBlock
 from lpgpu.nn.propagators.conv import ConvLayers
 from lpgpu.nn.propagators.dense import DenseLayers
-from lpgpu.nn.propagators.functional import FunctionalLayers
+from lpgpu.nn.propagators.functional import general_layers_of
 from lpgpu.nn.propagators.layers import Layers, Linearisation
 from lpgpu.nn.propagators.pair import AdjointPropagator, ForwardPropagator
 
 __all__ = ["AdjointPropagator", "ForwardPropagator", "Layers", "Linearisation", "general_layers_of", "layers_of"]
 
 
-def layers_of(block: nn.Module, parameters: dict[str, Tensor], x: Tensor, scheme: str, form: str, dt: float) -> Layers:
-    """The layers of `block` with stacked `parameters` [layers, ...], for states like `x`.
+def layers_of(
+    block: nn.Module,
+    parameters: dict[str, Tensor],
+    x: Tensor,
+    scheme: str,
+    form: str,
+    dt: float,
+    call: Call | None = None,
+) -> Layers:
+    """The layers of `block` with stacked `parameters` [layers, ...], for states like `x`, in one `call` of the network.
 
-    A dense or convolutional block takes its own kernels where these apply: Euler's scheme, and states of two (dense) or
-    four dimensions (convolution). A subclass, or a block with a weight that is made of other parameters (weight_norm),
-    may compute something else, so it takes the general path.
+    A dense or convolutional block takes its own kernels where these apply: Euler's scheme, no further arguments, and
+    states of two (dense) or four dimensions (convolution). A subclass, or a block with a weight that is made of other
+    parameters (weight_norm), may compute something else, so it takes the general path.
 
     Raises:
         ValueError: when `x` is no state of a dense or convolutional block.
     """
     if isinstance(block, DenseBlock | ConvBlock):
         block.check_state(x)
-    kernel_applies = form == "rhs" and scheme == "euler"
+    call = call or Call()
+    kernel_applies = form == "rhs" and scheme == "euler" and not call.arguments.leaves
     if kernel_applies and type(block) is DenseBlock and x.ndim == 2 and _are_plain(parameters, ["linear"]):
         return DenseLayers(parameters["linear.weight"], parameters.get("linear.bias"), block.activation.name, dt)
     if kernel_applies and type(block) is ConvBlock and x.ndim == 4:
@@ -33,14 +43,7 @@ def layers_of(block: nn.Module, parameters: dict[str, Tensor], x: Tensor, scheme
         if _are_plain(parameters, convolutions):
             kernels = [Kernel(parameters[f"{name}.weight"], parameters.get(f"{name}.bias")) for name in convolutions]
             return ConvLayers(kernels, block.activation.name, dt)
-    return general_layers_of(block, parameters, scheme, form, dt)
-
-
-def general_layers_of(
-    block: nn.Module, parameters: dict[str, Tensor], scheme: str, form: str, dt: float
-) -> FunctionalLayers:
-    """The layers of any `block`, by torch.func, whatever kernels it has."""
-    return FunctionalLayers(block, parameters, dict(block.named_buffers()), scheme, form, dt)
+    return general_layers_of(block, parameters, x, scheme, form, dt, call)
 
 
 def _are_plain(parameters: dict[str, Tensor], modules: list[str]) -> bool:

@@ -1,75 +1,114 @@
-"""Layers of any block: `torch.func` batches one module over its stacked parameters."""
+"""Layers of any block: `torch.func` batches one function over the parameters of many layers."""
 
 from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from lpgpu.nn.arguments import Call
 from lpgpu.nn.propagators.layers import Layers, Linearisation
-from lpgpu.nn.schemes import SCHEMES
+from lpgpu.nn.schemes import StepRule
 
 Named = dict[str, Tensor]
+
+Phi = Callable[[Named, Named, Sequence[Tensor], float, int, Tensor], Tensor]
+"""(θ_k, constants of the layer, shared tensors, Δt, layers that it spans, u) → Φ_k(u), of one layer."""
 
 _VMAP_REFUSAL = ("vmap", "functorch", "torch.func", "Batching rule")
 
 
 class FunctionalLayers(Layers):
-    """`module` with its parameters and buffers replaced by those of K layers, under `torch.func.vmap`."""
+    """u_{k+1} = `phi`(θ_k, c_k, s, Δt, spans, u_k), under `torch.func.vmap`.
 
-    def __init__(self, module: nn.Module, parameters: Named, buffers: Named, scheme: str, form: str, dt: float) -> None:
-        self.module = module
+    `parameters` θ and `constants` c are [layers, ...]; `shared` tensors s are the same for all layers, and their
+    gradients are summed over the layers. `dt` is Δt, over `spans` layers of the network: 1 on the finest level.
+    """
+
+    spans = 1
+
+    def __init__(
+        self, phi: Phi, parameters: Named, constants: Named, shared: Sequence[Tensor] = (), *, dt: float = 1.0
+    ) -> None:
+        self.phi = phi
         self.parameters = parameters
-        self.buffers = buffers
-        self.scheme = scheme
-        self.form = form
+        self.constants = constants
+        self.shared = shared
         self.dt = dt
+        self.num_shared = len(shared)
+
+    def coarsened(self, m: int) -> Self:
+        coarse = super().coarsened(m)
+        coarse.spans = m * self.spans
+        return coarse
 
     def advance(
         self, layers: slice, u: Tensor, out: Tensor, *, keep: bool = False, diagonal: Tensor | None = None
     ) -> None:
-        out.copy_(self._phi(_sliced(self.parameters, layers), layers, u))
+        out.copy_(self._batched(_sliced(self.parameters, layers), layers, self.shared, u))
 
     def linearise(self, layers: slice, u: Tensor, kept: None = None) -> Linearisation:
         theta = {
             name: values.detach().requires_grad_(self.parameters[name].requires_grad)
             for name, values in _sliced(self.parameters, layers).items()
         }
+        shared = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in self.shared]
         u = u.detach().requires_grad_()
         with torch.enable_grad():
-            return _Graph(u, list(theta.values()), self._phi(theta, layers, u))
+            return _Graph(u, [*theta.values(), *shared], self._batched(theta, layers, shared, u))
 
     def differentiable(self, layers: slice, u: Tensor) -> Tensor:
-        """Φ_k(u_k) of K layers, [K, ...], for autograd to differentiate in u and the parameters, as often as wanted."""
-        return self._phi(_sliced(self.parameters, layers), layers, u)
+        """Φ_k(u_k) of K layers, [K, ...], for autograd to differentiate in all tensors, as often as wanted."""
+        return self._batched(_sliced(self.parameters, layers), layers, self.shared, u)
 
-    def _phi(self, theta: Named, layers: slice, u: Tensor) -> Tensor:
-        """Φ_k(u_k) of all K layers, checked to be states like those that came in."""
+    def _batched(self, theta: Named, layers: slice, shared: Sequence[Tensor], u: Tensor) -> Tensor:
+        """Φ_k(u_k) of all K layers, checked to leave states and buffers as they are."""
 
-        def phi(theta: Named, buffers: Named, u: Tensor) -> Tensor:
-            def block(*arguments):
-                out = functional_call(self.module, {**theta, **buffers}, arguments)
-                _check_like(out, u)
-                return out
+        def phi(theta: Named, constants: Named, u: Tensor) -> Tensor:
+            return self.phi(theta, constants, shared, self.dt, self.spans, u)
 
-            return block(self.dt, u) if self.form == "step" else SCHEMES[self.scheme](block, self.dt, u)
-
-        buffers = _sliced(self.buffers, layers)
-        versions = {name: buffer._version for name, buffer in self.buffers.items()}
+        versions = {name: buffer._version for name, buffer in self.constants.items()}
         version_of_u = u._version
-        out = _batched(phi, theta, buffers, u)
+        out = _vmapped(phi, theta, _sliced(self.constants, layers), u)
         if u._version != version_of_u:
             raise RuntimeError(
                 "the block changes its input in place. A solve visits a state several times, so a block must leave it"
                 " as it is: take inplace=False, or begin the block with x = x.clone()"
             )
-        changed = [name for name, buffer in self.buffers.items() if buffer._version != versions[name]]
+        changed = [name for name, buffer in self.constants.items() if buffer._version != versions[name]]
         if changed:
             raise RuntimeError(
                 f"the block changes its buffers {changed} while it propagates. A solve visits a layer several times,"
                 " so a block must be a function of its input: freeze them (eval mode, track_running_stats=False)"
             )
         return out
+
+
+def general_layers_of(
+    block: nn.Module, parameters: Named, x: Tensor, scheme: str, form: str, dt: float, call: Call | None = None
+) -> FunctionalLayers:
+    """The layers of any `block`, whatever kernels it has; arguments as for `layers_of`."""
+    call = call or Call()
+    rule, arguments, buffers = StepRule.of(block, form, scheme), call.arguments, dict(block.named_buffers())
+    per_layer = {f"{_ARGUMENT}{i}": values for i, values in enumerate(arguments.per_layer)}
+    times = {_TIME: call.times(dt, x)} if rule.timed else {}
+
+    def phi(theta: Named, constants: Named, shared: Sequence[Tensor], dt: float, spans: int, u: Tensor) -> Tensor:
+        own = {name: theta[name] for name in parameters} | {name: constants[name] for name in buffers}
+        args, kwargs = arguments.built(shared, [theta[name] for name in per_layer])
+
+        def of_layer(*leading: Any) -> Tensor:
+            out = functional_call(block, own, (*leading, *args), kwargs)
+            _check_like(out, u)
+            return out
+
+        return rule.next_state(of_layer, constants.get(_TIME, 0.0), dt, spans, u)
+
+    return FunctionalLayers(phi, parameters | per_layer, buffers | times, arguments.shared, dt=dt)
+
+
+_TIME, _ARGUMENT = ".t", ".argument"  # no parameter or buffer of a module is called so
 
 
 class _Graph(Linearisation):
@@ -98,7 +137,7 @@ def _sliced(named: Named, layers: slice) -> Named:
     return {name: values[layers] for name, values in named.items()}
 
 
-def _batched(phi: Callable[..., Tensor], *arguments) -> Tensor:
+def _vmapped(phi: Callable[..., Tensor], *arguments) -> Tensor:
     try:
         return torch.vmap(phi)(*arguments)
     except RuntimeError as error:

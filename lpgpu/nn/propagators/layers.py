@@ -34,17 +34,22 @@ class Linearisation(ABC):
 
     @abstractmethod
     def parameter_gradients(self, lam: Tensor) -> Sequence[Tensor | None]:
-        """(∂Φ_k/∂θ)ᵀ λ_k for every parameter of the stack, [K, ...] each; None where it is not wanted."""
+        """(∂Φ_k/∂θ)ᵀ λ_k for every parameter of the stack, [K, ...] each; None where it is not wanted.
+
+        Last come those of the `Layers.num_shared` tensors that all layers share, summed over the K layers.
+        """
 
 
 class Layers(ABC):
     """A stack of layers with parameters θ_k, [layers, ...], and their step Δt.
 
     `has_diagonal`: the Jacobian's diagonal is a closed formula here. `prefers_delta`: Δ-correction by it pays.
+    `num_shared`: of how many tensors that are the same for all layers there are gradients too.
     """
 
     has_diagonal = False
     prefers_delta = False
+    num_shared = 0
 
     dt: float
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lpgpu.kernels.sweep import Sweep
@@ -88,11 +89,13 @@ class AdjointPropagator(Propagator):
     def parameter_gradients(self, lam: States, g: Tensor | None = None) -> list[Tensor | None]:
         """∂loss/∂θ_k = (∂Φ_k/∂θ)ᵀ(u_k) λ_{k+1} of every layer k: [layers, ...] for each parameter, or None.
 
+        Last come those of the tensors that all layers share, summed over this rank's layers.
+
         `lam` and `g` are the solved states and the right-hand side of the adjoint problem.
         """
         if (whole := self._whole(self.grid)) is not None and isinstance(lam, AllPoints):
             return list(whole.parameter_gradients(lam.u[lam.grid.sources(lam.grid.all_layers)]))
-        gather = _Gather(self.grid.local_steps)
+        gather = _Gather(self.grid.local_steps, self.forward.layers.num_shared)
         grid = lam.grid
         for window in lam.windows():
             with self._forward_states_in(window), lam.open(window) as lam_here:
@@ -187,18 +190,24 @@ class AdjointPropagator(Propagator):
 
 
 class _Gather:
-    """Gradients that arrive a slice of layers at a time."""
+    """Gradients that arrive a slice of layers at a time; the last `num_shared` are of all layers, and add up."""
 
-    def __init__(self, num_layers: int) -> None:
+    def __init__(self, num_layers: int, num_shared: int) -> None:
         self.num_layers = num_layers
+        self.num_shared = num_shared
         self.gradients: list[Tensor | None] = []
 
     def put(self, layers: slice, gradients: Sequence[Tensor | None]) -> None:
+        of_layers = len(gradients) - self.num_shared
         if not self.gradients:
-            self.gradients = [None if d is None else d.new_empty(self.num_layers, *d.shape[1:]) for d in gradients]
-        for whole, part in zip(self.gradients, gradients, strict=True):
+            stacked = [None if d is None else d.new_empty(self.num_layers, *d.shape[1:]) for d in gradients[:of_layers]]
+            self.gradients = stacked + [None if d is None else torch.zeros_like(d) for d in gradients[of_layers:]]
+        for i, (whole, part) in enumerate(zip(self.gradients, gradients, strict=True)):
             if whole is not None and part is not None:
-                whole[layers] = part
+                if i < of_layers:
+                    whole[layers] = part
+                else:
+                    whole += part
 
 
 def _layers(window: Window) -> slice:
