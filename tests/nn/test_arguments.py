@@ -199,7 +199,3 @@ class TestBadInput:
     def test_a_block_that_takes_none(self) -> None:
         with pytest.raises(TypeError, match="positional argument"):
             network(lambda: DenseBlock(WIDTH))(inputs(), inputs())
-
-    def test_an_unknown_form(self) -> None:
-        with pytest.raises(ValueError, match='"residual"'):
-            network(form="rsd")

@@ -34,7 +34,7 @@ ARGUMENTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "Tf in words": ({"Tf": "1"}, ["Tf is '1'", "number"]),
     "Tf of None": ({"Tf": None}, ["Tf is None", "number"]),
     "unknown scheme": ({"scheme": "heun"}, ["scheme is 'heun'", "'euler', 'midpoint', 'rk4'"]),
-    "unknown form": ({"form": "residual"}, ["form is 'residual'", '"rhs"', '"step"']),
+    "unknown form": ({"form": "ode"}, ["form is 'ode'", '"rhs"', '"step"', '"residual"']),
     "solver in words": ({"solver": "mgrit"}, ["solver is 'mgrit'", "MGRIT(...)", "Serial()"]),
     "solver as a class": ({"solver": Serial}, ["solver is", "Serial()"]),
     "comm of some other kind": ({"comm": "world"}, ["comm is str", "None", "mpi4py"]),
