@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from lpgpu.kernels.sweep import Sweep, Terms
+
 
 def check_tensors(like: Tensor, **expected: tuple[Tensor | None, tuple[int, ...]]) -> None:
     """That each named tensor, where there is one, has its shape, and dtype and device of `like`.
@@ -20,18 +22,19 @@ def check_tensors(like: Tensor, **expected: tuple[Tensor | None, tuple[int, ...]
         raise ValueError(f"{name} is {t.dtype} on {t.device}; expected {dtype} on {device}")
 
 
-def check_sweep(u: Tensor, layers: int, intervals: int, **corrections: Tensor | None) -> None:
-    """That the states and corrections of a sweep over this many layers have their shapes (`kernels.sweep`).
+def check_sweep(u: Tensor, sweep: Sweep, terms: Terms) -> None:
+    """That the states and the terms of a sweep have their shapes (`kernels.sweep`).
 
     Raises:
         ValueError: saying which has not, what came and what was expected.
     """
     state = tuple(u.shape[1:])
-    points, of_layers = (layers + 1, *state), (layers, *state)
-    expected = {"g": points, "delta": of_layers, "anchors": of_layers, "kept": of_layers}
-    check_tensors(u, u=(u, points), **{n: (t, expected[n]) for n, t in corrections.items() if n in expected})
-    if (corrections.get("delta") is None) != (corrections.get("anchors") is None):
+    points, layers = (sweep.num_layers + 1, *state), (sweep.num_layers, *state)
+    g, delta, anchors, products = terms.tensors()
+    intervals = max(sweep.num_intervals, 0 if products is None else len(products))
+    check_tensors(
+        u, u=(u, points), g=(g, points), delta=(delta, layers), anchors=(anchors, layers),
+        products=(products, (intervals, *state)),
+    )  # fmt: skip
+    if (delta is None) != (anchors is None):
         raise ValueError("delta and anchors come together or not at all")
-    products = corrections.get("products")
-    if products is not None:
-        check_tensors(u, products=(products, (max(len(products), intervals), *state)))

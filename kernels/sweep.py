@@ -6,16 +6,63 @@ the one before it arrived:
 
     u_target = Φ_k(u_source) + δ_k ⊙ (u_source − anchor_k) + g_target
 
-Shapes: `u` and `g` [L + 1, ...] by points, `delta` and `anchors` [L, ...] by layers, `products` [intervals, ...].
+What is added to Φ, and the products that a sweep takes on its way, are its `Terms`.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Step = Callable[[slice, Tensor, Tensor, Tensor | None], object]
+Phi = Callable[[slice, Tensor, Tensor, Tensor | None], object]
+"""`phi(layers, u_source, out, diagonal)` sets out = Φ(u_source), and diagonal = diag(∂Φ/∂u) where it is given."""
+
+
+class Step(NamedTuple):
+    """One step of a sweep: the layers it visits, the points it starts from and those it leads to."""
+
+    layers: slice
+    sources: slice
+    targets: slice
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a sweep adds to Φ, and what it gathers; None where there is no such term.
+
+    Attributes:
+        g: the right-hand side at each point, [L + 1, ...].
+        delta, anchors: δ_k and the states it was taken at, by layers, [L, ...]; both or neither.
+        products: becomes the product of diag(∂Φ_k/∂u) + δ_k over each interval's steps, [intervals, ...].
+    """
+
+    g: Tensor | None = None
+    delta: Tensor | None = None
+    anchors: Tensor | None = None
+    products: Tensor | None = None
+
+    def at(self, step: Step) -> "Terms":
+        """The terms of one step: g at its targets, δ and anchors of its layers, the same products."""
+        return self.of(step.layers, step.targets)
+
+    def of(self, layers: slice, points: slice) -> "Terms":
+        """The terms of some layers, with g at these points; the same products."""
+        g, delta, anchors = self.g, self.delta, self.anchors
+        return Terms(
+            None if g is None else g[points],
+            None if delta is None else delta[layers],
+            None if anchors is None else anchors[layers],
+            self.products,
+        )
+
+    def tensors(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+        """g, δ, anchors and products, in this order."""
+        return self.g, self.delta, self.anchors, self.products
+
+
+NO_TERMS = Terms()
 
 
 @dataclass(frozen=True)
@@ -68,40 +115,44 @@ class Sweep:
         """The points that step j leads to."""
         return self.layers(j) if self.reverse else _shifted(self.layers(j), 1)
 
-    def marched(self) -> Iterator[tuple[slice, slice, slice]]:
-        """(layers, sources, targets) of each step that visits any layer."""
+    def marched(self) -> Iterator[Step]:
+        """Each step that visits any layer, in order."""
         for j in range(self.steps):
-            if range(self.num_layers)[self.layers(j)]:
-                yield self.layers(j), self.sources(j), self.targets(j)
+            layers = self.layers(j)
+            if layers.start < self.num_layers:
+                points = _shifted(layers, 1)
+                yield Step(layers, points, layers) if self.reverse else Step(layers, layers, points)
+
+    @property
+    def evaluations(self) -> int:
+        """How many layers are visited in all."""
+        starts = (self.first + self.direction * j for j in range(self.steps))
+        return sum(len(range(start, self.num_layers, self.interval)) for start in starts)
 
 
-def march(
-    sweep: Sweep,
-    step: Step,
-    u: Tensor,
-    g: Tensor | None = None,
-    delta: Tensor | None = None,
-    anchors: Tensor | None = None,
-    products: Tensor | None = None,
-) -> None:
-    """Sweep one step after the other: `step(layers, u_source, out, diagonal)` sets out = Φ(u_source).
+def march(sweep: Sweep, phi: Phi, u: Tensor, terms: Terms = NO_TERMS) -> None:
+    """Sweep one step after the other, in place; `u` is [L + 1, ...].
 
-    Where `products` is given, `step` sets `diagonal` to that of Φ's Jacobian, and `products` becomes the product of
-    diagonal + δ over each interval's steps.
+    >>> u = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    >>> double = lambda layers, u_source, out, diagonal: torch.mul(u_source, 2, out=out)
+    >>> march(Sweep(num_layers=3, first=0, interval=3, steps=3), double, u)
+    >>> u.tolist()
+    [1.0, 2.0, 4.0, 8.0]
     """
+    products = terms.products
     if products is not None:
         products.fill_(1)
-    for layers, sources, targets in sweep.marched():
-        source, out = u[sources], u[targets]
+    for step in sweep.marched():
+        source, out, here = u[step.sources], u[step.targets], terms.at(step)
         diagonal = None if products is None else torch.empty_like(source)
-        step(layers, source, out, diagonal)
-        if delta is not None and anchors is not None:
-            out.addcmul_(delta[layers], source - anchors[layers])
-        if g is not None:
-            out += g[targets]
+        phi(step.layers, source, out, diagonal)
+        if here.delta is not None and here.anchors is not None:
+            out.addcmul_(here.delta, source - here.anchors)
+        if here.g is not None:
+            out += here.g
         if products is not None and diagonal is not None:
-            if delta is not None:
-                diagonal += delta[layers]
+            if here.delta is not None:
+                diagonal += here.delta
             products[: len(diagonal)] *= diagonal
 
 

@@ -22,7 +22,7 @@ from lpgpu.kernels.conv_step.reference import empty_states
 from lpgpu.kernels.dispatch import is_fused
 from lpgpu.kernels.layout import refusal
 from lpgpu.kernels.packing import integers_of
-from lpgpu.kernels.sweep import Sweep
+from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 
 __all__ = [
     "Kept",
@@ -45,22 +45,20 @@ def sweep(
     dt: float,
     activation: str,
     sweep: Sweep,
-    *,
-    g: Tensor | None = None,
-    delta: Tensor | None = None,
-    anchors: Tensor | None = None,
+    terms: Terms = NO_TERMS,
 ) -> None:
     """March the states of a window through its layers, in place; see `kernels.sweep`.
 
-    u_target = Φ_k(u_source) + δ_k ⊙ (u_source − anchor_k) + g_target.
+    u_target = Φ_k(u_source) + δ_k ⊙ (u_source − anchor_k) + g_target, with δ, anchors and g from `terms`.
 
     Raises:
         ValueError: for tensors whose shapes, dtypes or devices do not go together.
     """
-    check_sweep(u_PBCYX, sweep.num_layers, sweep.num_intervals, g=g, delta=delta, anchors=anchors)
+    check_sweep(u_PBCYX, sweep, terms)
+    _check_no_products(terms)
     _check_kernels(u_PBCYX, kernels, sweep.num_layers, activation)
     run = operators.conv_sweep if torch.compiler.is_compiling() else operators.run_sweep
-    run(u_PBCYX, *operators.split(kernels), dt, activation, integers_of(sweep), g, delta, anchors)
+    run(u_PBCYX, *operators.split(kernels), dt, activation, integers_of(sweep), *terms.tensors()[:3])
 
 
 def adjoint_sweep(
@@ -70,26 +68,22 @@ def adjoint_sweep(
     dt: float,
     activation: str,
     sweep: Sweep,
-    *,
-    g: Tensor | None = None,
-    delta: Tensor | None = None,
-    anchors: Tensor | None = None,
+    terms: Terms = NO_TERMS,
 ) -> None:
     """As `sweep`, with λ_target = (∂Φ_k/∂u)ᵀ λ_source, linearised where `kept`, of the window's layers, was taken.
 
     Raises:
         ValueError: for tensors whose shapes, dtypes or devices do not go together.
     """
-    check_sweep(lam_PBCYX, sweep.num_layers, sweep.num_intervals, g=g, delta=delta, anchors=anchors)
+    check_sweep(lam_PBCYX, sweep, terms)
+    _check_no_products(terms)
     _check_kernels(lam_PBCYX, kernels, sweep.num_layers, activation)
     _check_kept(kept, kernels)
     if torch.compiler.is_compiling():
-        rest = (dt, activation, integers_of(sweep), g, delta, anchors)
+        rest = (dt, activation, integers_of(sweep), *terms.tensors()[:3])
         operators.conv_adjoint_sweep(lam_PBCYX, kept.stacked(), *operators.split(kernels), *rest)
     else:
-        operators.run_adjoint_sweep(
-            lam_PBCYX, kept, kernels, dt, activation, sweep, g=g, delta=delta, anchors=anchors
-        )  # fmt: skip
+        operators.run_adjoint_sweep(lam_PBCYX, kept, kernels, dt, activation, sweep, terms)
 
 
 def advance(
@@ -165,6 +159,11 @@ def _check_kernels(u: Tensor, kernels: list[Kernel], layers: int, activation: st
     channels = u.shape[2]
     for w, b in kernels:
         check_tensors(u, w=(w, (layers, channels, channels, 3, 3)), b=(b, (layers, channels)))
+
+
+def _check_no_products(terms: Terms) -> None:
+    if terms.products is not None:
+        raise ValueError("products were asked for; a convolution has no closed formula for its Jacobian's diagonal")
 
 
 def _weights(kernels: list[Kernel]) -> list[Tensor]:

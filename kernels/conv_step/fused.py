@@ -13,7 +13,7 @@ from lpgpu.kernels.conv_step.triton_kernels import conv_gradient_kernel, conv_st
 from lpgpu.kernels.dispatch import launch
 from lpgpu.kernels.layout import aligned_layer_strides, empty_ordered_like, ordered_like
 from lpgpu.kernels.precision import dot_precision
-from lpgpu.kernels.sweep import Sweep
+from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 
 __all__ = ["adjoint_sweep", "advance", "configurations", "kept", "parameter_gradient", "sweep", "vjp"]
 
@@ -23,24 +23,24 @@ _PROGRAMS = 528  # four for each of an H100's multiprocessors: as many as a grad
 
 
 def sweep(
-    u: Tensor, kernels: list[Kernel], dt: float, activation: str, sweep: Sweep, *,
-    g: Tensor | None, delta: Tensor | None, anchors: Tensor | None,
+    u: Tensor, kernels: list[Kernel], dt: float, activation: str, sweep: Sweep,
+    terms: Terms = NO_TERMS,
 ) -> None:  # fmt: skip
     """One launch per step and convolution, over all intervals."""
     scratch = _scratch(u, sweep.num_intervals, len(kernels))
-    for layers, sources, targets, corrections in _marched(u, sweep, g, delta, anchors):
+    for layers, sources, targets, corrections in _marched(u, sweep, terms):
         here = [kernel.layers(layers) for kernel in kernels]
         _forward(u[sources], here, dt, activation, u[targets], scratch, corrections)
 
 
 def adjoint_sweep(
-    lam: Tensor, kept: list[Tensor], kernels: list[Kernel], dt: float, activation: str, sweep: Sweep, *,
-    g: Tensor | None, delta: Tensor | None, anchors: Tensor | None,
+    lam: Tensor, kept: list[Tensor], kernels: list[Kernel], dt: float, activation: str, sweep: Sweep,
+    terms: Terms = NO_TERMS,
 ) -> None:  # fmt: skip
     """One launch per step and convolution, over all intervals."""
     scratch = _scratch(lam, sweep.num_intervals, len(kernels))
     kept = [ordered_like(each, lam) for each in kept]
-    for layers, sources, targets, corrections in _marched(lam, sweep, g, delta, anchors):
+    for layers, sources, targets, corrections in _marched(lam, sweep, terms):
         here, kept_here = [kernel.layers(layers) for kernel in kernels], [each[layers] for each in kept]
         _backward(lam[sources], kept_here, here, dt, activation, lam[targets], scratch, corrections)
 
@@ -92,11 +92,9 @@ def parameter_gradient(
     return gradients[::-1]
 
 
-def _marched(
-    u: Tensor, sweep: Sweep, g: Tensor | None, delta: Tensor | None, anchors: Tensor | None
-) -> Iterator[tuple[slice, slice, slice, Corrections]]:
+def _marched(u: Tensor, sweep: Sweep, terms: Terms) -> Iterator[tuple[slice, slice, slice, Corrections]]:
     """Layers, sources and targets of each step, and what corrects it."""
-    g, delta, anchors = (None if t is None else ordered_like(t, u) for t in (g, delta, anchors))
+    g, delta, anchors = (None if t is None else ordered_like(t, u) for t in terms.tensors()[:3])
     for layers, sources, targets in sweep.marched():
         yield layers, sources, targets, (_at(g, targets), _at(delta, layers), _at(anchors, layers))
 

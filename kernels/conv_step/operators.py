@@ -14,7 +14,7 @@ from lpgpu.kernels.conv_step.layers import Kept, Kernel
 from lpgpu.kernels.dispatch import is_fused
 from lpgpu.kernels.layout import refusal
 from lpgpu.kernels.packing import sweep_of
-from lpgpu.kernels.sweep import Sweep
+from lpgpu.kernels.sweep import Sweep, Terms
 
 
 def split(kernels: list[Kernel]) -> tuple[list[Tensor], list[Tensor | None]]:
@@ -34,27 +34,25 @@ def run_sweep(
     anchors: Tensor | None,
 ) -> None:
     """By the backend that these tensors take."""
-    sweep, kernels = sweep_of(geometry), list(map(Kernel, w, b))
-    corrections = {"g": g, "delta": delta, "anchors": anchors}
+    sweep, kernels, terms = sweep_of(geometry), list(map(Kernel, w, b)), Terms(g, delta, anchors)
     if is_fused("conv_step.sweep", u, refusal(u, g, delta, anchors, *w)):
         from lpgpu.kernels.conv_step import fused
 
-        fused.sweep(u, kernels, dt, activation, sweep, **corrections)
+        fused.sweep(u, kernels, dt, activation, sweep, terms)
     else:
-        reference.sweep(u, kernels, dt, activation, sweep, **corrections)
+        reference.sweep(u, kernels, dt, activation, sweep, terms)
 
 
 def run_adjoint_sweep(
-    lam: Tensor, kept: Kept, kernels: list[Kernel], dt: float, activation: str, sweep: Sweep,
-    **corrections: Tensor | None,
-) -> None:  # fmt: skip
+    lam: Tensor, kept: Kept, kernels: list[Kernel], dt: float, activation: str, sweep: Sweep, terms: Terms
+) -> None:
     """By the backend that these tensors take."""
-    if is_fused("conv_step.adjoint_sweep", lam, refusal(lam, *corrections.values(), *split(kernels)[0])):
+    if is_fused("conv_step.adjoint_sweep", lam, refusal(lam, *terms.tensors(), *split(kernels)[0])):
         from lpgpu.kernels.conv_step import fused
 
-        fused.adjoint_sweep(lam, kept.stacked(), kernels, dt, activation, sweep, **corrections)
+        fused.adjoint_sweep(lam, kept.stacked(), kernels, dt, activation, sweep, terms)
     else:
-        reference.adjoint_sweep(lam, kept, kernels, dt, activation, sweep, **corrections)
+        reference.adjoint_sweep(lam, kept, kernels, dt, activation, sweep, terms)
 
 
 conv_sweep = custom_op("lpgpu::conv_sweep", run_sweep, mutates_args=("u",))
@@ -78,9 +76,8 @@ def conv_adjoint_sweep(
     anchors: Tensor | None,
 ) -> None:
     """`run_adjoint_sweep`, of tensors and numbers."""
-    kernels, sweep = list(map(Kernel, w, b)), sweep_of(geometry)
-    corrections = {"g": g, "delta": delta, "anchors": anchors}
-    run_adjoint_sweep(lam, Kept(kept), kernels, dt, activation, sweep, **corrections)
+    terms = Terms(g, delta, anchors)
+    run_adjoint_sweep(lam, Kept(kept), list(map(Kernel, w, b)), dt, activation, sweep_of(geometry), terms)
 
 
 @conv_adjoint_sweep.register_fake

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lpgpu.kernels.activations import activation_named
 from lpgpu.kernels.conv_step.layers import Kept, Kernel
-from lpgpu.kernels.sweep import Sweep, march
+from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms, march
 
 
 def empty_states(points: int, like: Tensor) -> Tensor:
@@ -73,26 +73,26 @@ def parameter_gradient(
 
 
 def sweep(
-    u_PBCYX: Tensor, kernels: list[Kernel], dt: float, activation: str, sweep: Sweep, **corrections: Tensor | None
+    u_PBCYX: Tensor, kernels: list[Kernel], dt: float, activation: str, sweep: Sweep, terms: Terms = NO_TERMS
 ) -> None:  # fmt: skip
     """March through the layers in place, one step after the other; see `kernels.sweep.march`."""
 
     def step(layers: slice, u: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
         advance(u, [kernel.layers(layers) for kernel in kernels], dt, activation, out)
 
-    march(sweep, step, u_PBCYX, **corrections)
+    march(sweep, step, u_PBCYX, terms)
 
 
 def adjoint_sweep(
     lam_PBCYX: Tensor, kept: Kept, kernels: list[Kernel], dt: float, activation: str, sweep: Sweep,
-    **corrections: Tensor | None,
+    terms: Terms = NO_TERMS,
 ) -> None:  # fmt: skip
     """As `sweep`, by the transposed Jacobians."""
 
     def step(layers: slice, lam: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
         vjp(lam, kept[layers], [kernel.layers(layers) for kernel in kernels], dt, activation, out)
 
-    march(sweep, step, lam_PBCYX, **corrections)
+    march(sweep, step, lam_PBCYX, terms)
 
 
 def _through(u: Tensor, kernels: list[Kernel], k: int, activation: str) -> tuple[Tensor, list[Tensor]]:

@@ -21,7 +21,7 @@ from lpgpu.kernels.dense_step.reference import empty_states, parameter_gradient
 from lpgpu.kernels.dispatch import is_fused
 from lpgpu.kernels.layout import refusal
 from lpgpu.kernels.packing import integers_of
-from lpgpu.kernels.sweep import Sweep
+from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 
 __all__ = [
     "adjoint_sweep",
@@ -43,24 +43,18 @@ def sweep(
     dt: float,
     activation: str,
     sweep: Sweep,
-    *,
-    g: Tensor | None = None,
-    delta: Tensor | None = None,
-    anchors: Tensor | None = None,
-    products: Tensor | None = None,
+    terms: Terms = NO_TERMS,
 ) -> None:
     """March the states of a window through its layers, in place; see `kernels.sweep`.
 
-    u_target = Φ_k(u_source) + δ_k ⊙ (u_source − anchor_k) + g_target. `products`, where given, becomes the product of
-    diag(∂Φ_k/∂u) + δ_k over each interval's steps.
+    u_target = Φ_k(u_source) + δ_k ⊙ (u_source − anchor_k) + g_target, with δ, anchors and g from `terms`.
 
     Raises:
         ValueError: for tensors whose shapes, dtypes or devices do not go together.
     """
-    corrections = {"g": g, "delta": delta, "anchors": anchors, "products": products}
-    _check_sweep(u_PBH, w_LHH, b_LH, activation, sweep, **corrections)
+    _check_sweep(u_PBH, w_LHH, b_LH, activation, sweep, terms)
     run = operators.dense_sweep if torch.compiler.is_compiling() else operators.run_sweep
-    run(u_PBH, w_LHH, b_LH, dt, activation, integers_of(sweep), g, delta, anchors, products)
+    run(u_PBH, w_LHH, b_LH, dt, activation, integers_of(sweep), *terms.tensors())
 
 
 def adjoint_sweep(
@@ -70,21 +64,17 @@ def adjoint_sweep(
     dt: float,
     activation: str,
     sweep: Sweep,
-    *,
-    g: Tensor | None = None,
-    delta: Tensor | None = None,
-    anchors: Tensor | None = None,
-    products: Tensor | None = None,
+    terms: Terms = NO_TERMS,
 ) -> None:
     """As `sweep`, with λ_target = (∂Φ_k/∂u)ᵀ λ_source, linearised where `kept` was taken.
 
     Raises:
         ValueError: for tensors whose shapes, dtypes or devices do not go together.
     """
-    corrections = {"g": g, "delta": delta, "anchors": anchors, "products": products}
-    _check_sweep(lam_PBH, w_LHH, None, activation, sweep, kept=kept_LBH, **corrections)
+    _check_sweep(lam_PBH, w_LHH, None, activation, sweep, terms)
+    check_tensors(lam_PBH, kept=(kept_LBH, (sweep.num_layers, *lam_PBH.shape[1:])))
     run = operators.dense_adjoint_sweep if torch.compiler.is_compiling() else operators.run_adjoint_sweep
-    run(lam_PBH, kept_LBH, w_LHH, dt, activation, integers_of(sweep), g, delta, anchors, products)
+    run(lam_PBH, kept_LBH, w_LHH, dt, activation, integers_of(sweep), *terms.tensors())
 
 
 def advance(
@@ -160,8 +150,6 @@ def _check_step(
     )  # fmt: skip
 
 
-def _check_sweep(
-    u: Tensor, w: Tensor, b: Tensor | None, activation: str, sweep: Sweep, **corrections: Tensor | None
-) -> None:
-    check_sweep(u, sweep.num_layers, sweep.num_intervals, **corrections)
+def _check_sweep(u: Tensor, w: Tensor, b: Tensor | None, activation: str, sweep: Sweep, terms: Terms) -> None:
+    check_sweep(u, sweep, terms)
     _check_step(u[1:], w, b, activation)

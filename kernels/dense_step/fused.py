@@ -10,22 +10,21 @@ from lpgpu.kernels.devices import arch_of
 from lpgpu.kernels.dispatch import launch
 from lpgpu.kernels.layout import aligned_layer_strides, empty_ordered_like, ordered_like, written_like
 from lpgpu.kernels.precision import dot_precision
-from lpgpu.kernels.sweep import Sweep
+from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 
 __all__ = ["configurations", "empty_kept", "step", "sweep"]
 
 
 def sweep(
-    u_PBH: Tensor, w_LHH: Tensor, b_LH: Tensor | None, dt: float, activation: str, sweep: Sweep, *,
-    kept_LBH: Tensor | None = None, g: Tensor | None = None, delta: Tensor | None = None,
-    anchors: Tensor | None = None, products: Tensor | None = None,
+    u_PBH: Tensor, w_LHH: Tensor, b_LH: Tensor | None, dt: float, activation: str, sweep: Sweep,
+    terms: Terms = NO_TERMS, *, kept_LBH: Tensor | None = None,
 ) -> None:  # fmt: skip
     """Forward, or where `kept_LBH` is given the adjoint. One launch where the weights fit on chip, else one a step."""
     if not u_PBH.numel():
         return
-    kept, g, delta, anchors = (None if t is None else ordered_like(t, u_PBH) for t in (kept_LBH, g, delta, anchors))
+    kept, g, delta, anchors = (None if t is None else ordered_like(t, u_PBH) for t in (kept_LBH, *terms.tensors()[:3]))
     tile = capacity.resident_tile(u_PBH.shape[-1], u_PBH.shape[1], u_PBH.dtype, arch_of(u_PBH.device))
-    with written_like(products, u_PBH) as written:
+    with written_like(terms.products, u_PBH) as written:
         if written is not None and (tile is None or len(written) > sweep.num_intervals):
             written.fill_(1)
         tensors = (u_PBH, w_LHH, b_LH, kept, g, delta, anchors, written)

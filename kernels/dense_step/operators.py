@@ -11,6 +11,7 @@ from lpgpu.kernels.dense_step import reference
 from lpgpu.kernels.dispatch import is_fused
 from lpgpu.kernels.layout import refusal
 from lpgpu.kernels.packing import sweep_of
+from lpgpu.kernels.sweep import Terms
 
 
 def run_sweep(
@@ -26,14 +27,13 @@ def run_sweep(
     products: Tensor | None,
 ) -> None:
     """By the backend that these tensors take."""
-    sweep = sweep_of(geometry)
-    corrections = {"g": g, "delta": delta, "anchors": anchors, "products": products}
+    sweep, terms = sweep_of(geometry), Terms(g, delta, anchors, products)
     if is_fused("dense_step.sweep", u, refusal(u, w, g, delta, anchors)):
         from lpgpu.kernels.dense_step import fused
 
-        fused.sweep(u, w, b, dt, activation, sweep, **corrections)
+        fused.sweep(u, w, b, dt, activation, sweep, terms)
     else:
-        reference.sweep(u, w, b, dt, activation, sweep, **corrections)
+        reference.sweep(u, w, b, dt, activation, sweep, terms)
 
 
 def run_adjoint_sweep(
@@ -49,14 +49,13 @@ def run_adjoint_sweep(
     products: Tensor | None,
 ) -> None:
     """By the backend that these tensors take."""
-    sweep = sweep_of(geometry)
-    corrections = {"g": g, "delta": delta, "anchors": anchors, "products": products}
+    sweep, terms = sweep_of(geometry), Terms(g, delta, anchors, products)
     if is_fused("dense_step.adjoint_sweep", lam, refusal(lam, kept, w, g, delta, anchors)):
         from lpgpu.kernels.dense_step import fused
 
-        fused.sweep(lam, w, None, dt, activation, sweep, kept_LBH=kept, **corrections)
+        fused.sweep(lam, w, None, dt, activation, sweep, terms, kept_LBH=kept)
     else:
-        reference.adjoint_sweep(lam, kept, w, dt, activation, sweep, **corrections)
+        reference.adjoint_sweep(lam, kept, w, dt, activation, sweep, terms)
 
 
 dense_sweep = custom_op("lpgpu::dense_sweep", run_sweep, mutates_args=("u", "products"))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lpgpu.kernels.activations import activation_named
-from lpgpu.kernels.sweep import Sweep, march
+from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms, march
 
 
 def empty_states(points: int, like: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def _product(a_KBH: Tensor, w_KHH: Tensor, b_KH: Tensor | None = None) -> Tensor
 
 def sweep(
     u_PBH: Tensor, w_LHH: Tensor, b_LH: Tensor | None, dt: float, activation: str, sweep: Sweep,
-    **corrections: Tensor | None,
+    terms: Terms = NO_TERMS,
 ) -> None:  # fmt: skip
     """March through the layers in place, one batched step after the other; see `kernels.sweep.march`."""
 
@@ -73,12 +73,12 @@ def sweep(
         if diagonal_KBH is not None:
             diagonal(kept_KBH, w_KHH, dt, activation, diagonal_KBH)
 
-    march(sweep, step, u_PBH, **corrections)
+    march(sweep, step, u_PBH, terms)
 
 
 def adjoint_sweep(
     lam_PBH: Tensor, kept_LBH: Tensor, w_LHH: Tensor, dt: float, activation: str, sweep: Sweep,
-    **corrections: Tensor | None,
+    terms: Terms = NO_TERMS,
 ) -> None:  # fmt: skip
     """As `sweep`, by the transposed Jacobians."""
 
@@ -87,4 +87,4 @@ def adjoint_sweep(
         if diagonal_KBH is not None:
             diagonal(kept_LBH[layers], w_LHH[layers], dt, activation, diagonal_KBH)
 
-    march(sweep, step, lam_PBH, **corrections)
+    march(sweep, step, lam_PBH, terms)

@@ -24,7 +24,7 @@ from lpgpu.kernels.implicit_gru import operators, reference
 from lpgpu.kernels.implicit_gru.operators import gru_step, refusal
 from lpgpu.kernels.implicit_gru.reference import FORMULATIONS, Coefficients, Gates, coefficients
 from lpgpu.kernels.packing import integers_of
-from lpgpu.kernels.sweep import Sweep
+from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 
 __all__ = [
     "FORMULATIONS",
@@ -52,24 +52,19 @@ def sweep(
     dt: float,
     formulation: str,
     sweep: Sweep,
-    *,
-    g: Tensor | None = None,
-    delta: Tensor | None = None,
-    anchors: Tensor | None = None,
-    products: Tensor | None = None,
+    terms: Terms = NO_TERMS,
 ) -> None:
     """March the states of a window through its layers, in place; see `kernels.sweep`.
 
-    h_target = Φ_k(h_source) + δ_k ⊙ (h_source − anchor_k) + g_target. `products`, where given, becomes the product of
-    diag(∂Φ_k/∂h) + δ_k over each interval's steps.
+    h_target = Φ_k(h_source) + δ_k ⊙ (h_source − anchor_k) + g_target, with δ, anchors and g from `terms`.
 
     Raises:
         ValueError: for tensors whose shapes, dtypes or devices do not go together, or an unknown formulation.
     """
-    _check_sweep(h_PBH, w_GH, sweep, g=g, delta=delta, anchors=anchors, products=products)
+    _check_sweep(h_PBH, w_GH, sweep, terms)
     _check_cell(h_PBH, w_GH, b_G, formulation, x_LBG=x_LBG, layers=sweep.num_layers)
     run = operators.gru_sweep if torch.compiler.is_compiling() else operators.run_sweep
-    run(h_PBH, x_LBG, w_GH, b_G, dt, formulation, integers_of(sweep), g, delta, anchors, products)
+    run(h_PBH, x_LBG, w_GH, b_G, dt, formulation, integers_of(sweep), *terms.tensors())
 
 
 def adjoint_sweep(
@@ -77,21 +72,17 @@ def adjoint_sweep(
     at: Coefficients,
     w_GH: Tensor,
     sweep: Sweep,
-    *,
-    g: Tensor | None = None,
-    delta: Tensor | None = None,
-    anchors: Tensor | None = None,
-    products: Tensor | None = None,
+    terms: Terms = NO_TERMS,
 ) -> None:
     """As `sweep`, with λ_target = (∂h⁺/∂h)ᵀ λ_source from the coefficients of the window's layers, [L, ...].
 
     Raises:
         ValueError: for tensors whose shapes, dtypes or devices do not go together.
     """
-    _check_sweep(lam_PBH, w_GH, sweep, g=g, delta=delta, anchors=anchors, products=products)
+    _check_sweep(lam_PBH, w_GH, sweep, terms)
     _check_coefficients(lam_PBH, at, sweep.num_layers)
     run = operators.gru_adjoint_sweep if torch.compiler.is_compiling() else operators.run_adjoint_sweep
-    run(lam_PBH, at.a, at.c, w_GH, integers_of(sweep), g, delta, anchors, products)
+    run(lam_PBH, at.a, at.c, w_GH, integers_of(sweep), *terms.tensors())
 
 
 def adjoint_sweep_recomputed(
@@ -103,11 +94,7 @@ def adjoint_sweep_recomputed(
     dt: float,
     formulation: str,
     sweep: Sweep,
-    *,
-    g: Tensor | None = None,
-    delta: Tensor | None = None,
-    anchors: Tensor | None = None,
-    products: Tensor | None = None,
+    terms: Terms = NO_TERMS,
 ) -> None:
     """As `adjoint_sweep`, with the gates computed again from the states `h` that the layers started from.
 
@@ -116,17 +103,17 @@ def adjoint_sweep_recomputed(
     Raises:
         ValueError: for tensors whose shapes, dtypes or devices do not go together, or an unknown formulation.
     """
-    _check_sweep(lam_PBH, w_GH, sweep, g=g, delta=delta, anchors=anchors, products=products)
+    _check_sweep(lam_PBH, w_GH, sweep, terms)
     _check_cell(lam_PBH, w_GH, b_G, formulation, x_LBG=x_LBG, h_LBH=h_LBH, layers=sweep.num_layers)
     compiling = torch.compiler.is_compiling()
     run = operators.gru_adjoint_sweep_recomputed if compiling else operators.run_adjoint_sweep_recomputed
     geometry = integers_of(sweep)
-    run(lam_PBH, h_LBH, x_LBG, w_GH, b_G, dt, formulation, geometry, g, delta, anchors, products)
+    run(lam_PBH, h_LBH, x_LBG, w_GH, b_G, dt, formulation, geometry, *terms.tensors())
 
 
-def can_recompute(lam: Tensor, *, g: Tensor | None = None, delta: Tensor | None = None) -> bool:
-    """Whether `adjoint_sweep_recomputed` runs for states like `lam`, and with these corrections."""
-    return operators.refusal_to_recompute(lam, g, delta) is None
+def can_recompute(lam: Tensor, terms: Terms = NO_TERMS) -> bool:
+    """Whether `adjoint_sweep_recomputed` runs for states like `lam`, and with these terms."""
+    return operators.refusal_to_recompute(lam, terms) is None
 
 
 def advance(
@@ -209,9 +196,9 @@ def _is_fused(operation: str, like: Tensor, *others: Tensor | None) -> bool:
     return is_fused(f"implicit_gru.{operation}", like, refusal(like, *others))
 
 
-def _check_sweep(u_PBH: Tensor, w_GH: Tensor, sweep: Sweep, **terms: Tensor | None) -> None:
+def _check_sweep(u_PBH: Tensor, w_GH: Tensor, sweep: Sweep, terms: Terms) -> None:
     _check_states(u_PBH)
-    check_sweep(u_PBH, sweep.num_layers, sweep.num_intervals, **terms)
+    check_sweep(u_PBH, sweep, terms)
     check_tensors(u_PBH, w=(w_GH, (3 * u_PBH.shape[-1], u_PBH.shape[-1])))
 
 

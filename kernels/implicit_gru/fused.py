@@ -18,16 +18,14 @@ from lpgpu.kernels.implicit_gru.fused_arguments import (
     dot_operands,
     marching,
     rows_of,
-    sliced_terms,
     starts_of,
-    steps_of,
     strided,
     strided_terms,
 )
 from lpgpu.kernels.implicit_gru.fused_configurations import configurations
 from lpgpu.kernels.implicit_gru.reference import Coefficients
 from lpgpu.kernels.precision import dot_precision
-from lpgpu.kernels.sweep import Sweep
+from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 
 __all__ = [
     "adjoint_sweep",
@@ -43,13 +41,11 @@ __all__ = [
 ]
 
 
-def tier_of(
-    h: Tensor, kind: Kind, steps: int | None, num_rows: int, g: Tensor | None = None, delta: Tensor | None = None
-) -> Tier:
+def tier_of(h: Tensor, kind: Kind, steps: int | None, num_rows: int, terms: Terms = NO_TERMS) -> Tier:
     """The tier that an operation on states like `h` runs in."""
     return tier(
         h.shape[-1], h.dtype, arch_of(h.device), precision=dot_precision(h.dtype), kind=kind, steps=steps,
-        num_rows=num_rows, corrected=delta is not None, right_hand_side=g is not None,
+        num_rows=num_rows, corrected=terms.delta is not None, right_hand_side=terms.g is not None,
     )  # fmt: skip
 
 
@@ -61,28 +57,24 @@ def sweep(
     dt: float,
     formulation: str,
     geometry: Sweep,
-    g: Tensor | None,
-    delta: Tensor | None,
-    anchors: Tensor | None,
-    products: Tensor | None,
+    terms: Terms = NO_TERMS,
 ) -> None:
     """One launch in the resident tier, one per step in the tiled tier."""
-    num_rows, swept_rows = rows_of(h, geometry, products)
-    chosen = tier_of(h, "forward", geometry.steps, num_rows, g, delta)
-    terms = g, delta, anchors, products
+    num_rows, swept_rows = rows_of(h, geometry, terms)
+    chosen = tier_of(h, "forward", geometry.steps, num_rows, terms)
     if chosen.kind == "resident":
         first, source, target = starts_of(geometry)
         _launch(
             fused_forward.gru_sweep, (_tiles(num_rows, chosen.rows),), h.shape[-1],
             *strided(h[source:]), *strided(h[target:]), *strided(x[first:]), w, w.stride(0), b,
-            *strided_terms(first, target, *terms), num_rows, swept_rows, h.shape[1], *marching(geometry), dt,
+            *strided_terms(geometry, terms), num_rows, swept_rows, h.shape[1], *marching(geometry), dt,
             **_resident(chosen, h), IMPLICIT=formulation == "implicit",
         )  # fmt: skip
         return
-    for layers, sources, targets, accumulates in steps_of(geometry, products):
+    for j, step in enumerate(geometry.marched()):
         _step_tiled(
-            h[sources], x[layers], w, b, dt, formulation, chosen, out=h[targets],
-            terms=sliced_terms(layers, targets, *terms), accumulates=accumulates,
+            h[step.sources], x[step.layers], w, b, dt, formulation, chosen, out=h[step.targets],
+            terms=terms.at(step), accumulates=j > 0,
         )  # fmt: skip
 
 
@@ -98,7 +90,7 @@ def advance(
 ) -> None:
     """One launch."""
     chosen = tier_of(h, "forward", 1, h.shape[0] * h.shape[1])
-    _step_tiled(h, x, w, b, dt, formulation, chosen, out=out, terms=(None, None, None, diagonal))
+    _step_tiled(h, x, w, b, dt, formulation, chosen, out=out, terms=Terms(products=diagonal))
 
 
 def linearise(h: Tensor, x: Tensor, w: Tensor, b: Tensor | None, dt: float, formulation: str) -> Coefficients:
@@ -117,27 +109,22 @@ def adjoint_sweep(
     at: Coefficients,
     w: Tensor,
     geometry: Sweep,
-    g: Tensor | None,
-    delta: Tensor | None,
-    anchors: Tensor | None,
-    products: Tensor | None,
+    terms: Terms = NO_TERMS,
 ) -> None:
     """One launch in the resident tier, one per step in the tiled tier."""
-    num_rows, swept_rows = rows_of(lam, geometry, products)
-    chosen = tier_of(lam, "adjoint", geometry.steps, num_rows, g, delta)
-    terms = g, delta, anchors, products
+    num_rows, swept_rows = rows_of(lam, geometry, terms)
+    chosen = tier_of(lam, "adjoint", geometry.steps, num_rows, terms)
     if chosen.kind == "resident":
         first, source, target = starts_of(geometry)
         _launch(
             fused_adjoint.gru_adjoint_sweep, (_tiles(num_rows, chosen.rows),), lam.shape[-1],
             *strided(lam[source:]), *strided(lam[target:]), *strided(at.a[first:]), *strided(at.c[first:]),
-            w, w.stride(0), *strided_terms(first, target, *terms),
+            w, w.stride(0), *strided_terms(geometry, terms),
             num_rows, swept_rows, lam.shape[1], *marching(geometry), **_resident(chosen, lam),
         )  # fmt: skip
         return
-    for layers, sources, targets, accumulates in steps_of(geometry, products):
-        terms_here = sliced_terms(layers, targets, *terms)
-        _adjoint_tiled(lam[sources], at[layers], w, lam[targets], chosen, terms_here, accumulates)
+    for j, step in enumerate(geometry.marched()):
+        _adjoint_tiled(lam[step.sources], at[step.layers], w, lam[step.targets], chosen, terms.at(step), j > 0)
 
 
 def adjoint_sweep_recomputed(
@@ -149,19 +136,16 @@ def adjoint_sweep_recomputed(
     dt: float,
     formulation: str,
     geometry: Sweep,
-    g: Tensor | None,
-    delta: Tensor | None,
-    anchors: Tensor | None,
-    products: Tensor | None,
+    terms: Terms = NO_TERMS,
 ) -> None:
     """One launch; resident only."""
-    num_rows, swept_rows = rows_of(lam, geometry, products)
-    chosen = tier_of(lam, "recomputed", None, num_rows, g, delta)
+    num_rows, swept_rows = rows_of(lam, geometry, terms)
+    chosen = tier_of(lam, "recomputed", None, num_rows, terms)
     first, source, target = starts_of(geometry)
     _launch(
         fused_adjoint.gru_adjoint_recomputed, (_tiles(num_rows, chosen.rows),), lam.shape[-1],
         *strided(lam[source:]), *strided(lam[target:]), *strided(h[first:]), *strided(x[first:]),
-        w, w.stride(0), b, *strided_terms(first, target, g, delta, anchors, products),
+        w, w.stride(0), b, *strided_terms(geometry, terms),
         num_rows, swept_rows, lam.shape[1], *marching(geometry), dt,
         **_resident(chosen, lam), IMPLICIT=formulation == "implicit",
     )  # fmt: skip
@@ -170,7 +154,7 @@ def adjoint_sweep_recomputed(
 def vjp(lam: Tensor, at: Coefficients, w: Tensor, out: Tensor) -> None:
     """One launch."""
     chosen = tier_of(lam, "adjoint", 1, lam.shape[0] * lam.shape[1])
-    _adjoint_tiled(lam, at, w, out, chosen, (None, None, None, None), accumulates=False)
+    _adjoint_tiled(lam, at, w, out, chosen, NO_TERMS, accumulates=False)
 
 
 def diagonal(at: Coefficients, w: Tensor, out: Tensor) -> None:
@@ -219,15 +203,14 @@ def _step_tiled(
     *,
     out: Tensor | None = None,
     at: Coefficients | None = None,
-    terms: tuple[Tensor | None, ...] = (None, None, None, None),
+    terms: Terms = NO_TERMS,
     accumulates: bool = False,
 ) -> None:
-    products = terms[-1]
     batch, swept_rows = h.shape[1], h.shape[0] * h.shape[1]
-    num_rows = swept_rows if products is None else len(products) * batch
+    num_rows = swept_rows if terms.products is None else len(terms.products) * batch
     _launch(
         fused_forward.gru_step_tiled, _grid(num_rows, h, chosen), h.shape[-1],
-        *strided(h), *strided(out), *strided(x), w, w.stride(0), b, *(s for t in terms for s in strided(t)),
+        *strided(h), *strided(out), *strided(x), w, w.stride(0), b, *(s for t in terms.tensors() for s in strided(t)),
         *((None, None, None) if at is None else at.tensors()), num_rows, swept_rows, batch, int(accumulates),
         dt, **_tiled(chosen, h), IMPLICIT=formulation == "implicit",
     )  # fmt: skip
@@ -239,16 +222,16 @@ def _adjoint_tiled(
     w: Tensor,
     out: Tensor,
     chosen: Tier,
-    terms: tuple[Tensor | None, ...],
+    terms: Terms,
     accumulates: bool,
 ) -> None:
-    products = terms[-1]
     batch, swept_rows = lam.shape[1], lam.shape[0] * lam.shape[1]
-    num_rows = swept_rows if products is None else len(products) * batch
+    num_rows = swept_rows if terms.products is None else len(terms.products) * batch
     _launch(
         fused_adjoint.gru_adjoint_tiled, _grid(num_rows, lam, chosen), lam.shape[-1],
         *strided(lam), *strided(out), *strided(at.a), *strided(at.c), w, w.stride(0),
-        *(s for t in terms for s in strided(t)), num_rows, swept_rows, batch, int(accumulates), **_tiled(chosen, lam),
+        *(s for t in terms.tensors() for s in strided(t)), num_rows, swept_rows, batch, int(accumulates),
+        **_tiled(chosen, lam),
     )  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """A sweep's tensors and geometry as the GRU's kernels take them."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -8,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lpgpu.kernels.precision import Precision
-from lpgpu.kernels.sweep import Sweep
+from lpgpu.kernels.sweep import Sweep, Terms
 
 _UNLIMITED = 2**30
 _TYPES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32, torch.float64: tl.float64}
@@ -26,43 +25,16 @@ def strided(t: Tensor | None) -> tuple[Tensor | None, int, int]:
     return (None, 0, 0) if t is None else (t, t.stride(0), t.stride(1))
 
 
-def strided_terms(
-    first: int,
-    target: int,
-    g: Tensor | None,
-    delta: Tensor | None,
-    anchors: Tensor | None,
-    products: Tensor | None,
-) -> tuple[Tensor | int | None, ...]:
+def strided_terms(geometry: Sweep, terms: Terms) -> tuple[Tensor | int | None, ...]:
     """A whole sweep's, from its first step on."""
-    return (
-        *strided(None if g is None else g[target:]),
-        *strided(None if delta is None else delta[first:]),
-        *strided(None if anchors is None else anchors[first:]),
-        *strided(products),
-    )
+    first, _, target = starts_of(geometry)
+    g, delta, anchors, products = terms.of(slice(first, None), slice(target, None)).tensors()
+    return *strided(g), *strided(delta), *strided(anchors), *strided(products)
 
 
-def sliced_terms(
-    layers: slice,
-    targets: slice,
-    g: Tensor | None,
-    delta: Tensor | None,
-    anchors: Tensor | None,
-    products: Tensor | None,
-) -> tuple[Tensor | None, ...]:
-    """Those of one step."""
-    return (
-        None if g is None else g[targets],
-        None if delta is None else delta[layers],
-        None if anchors is None else anchors[layers],
-        products,
-    )
-
-
-def rows_of(u: Tensor, geometry: Sweep, products: Tensor | None) -> tuple[int, int]:
+def rows_of(u: Tensor, geometry: Sweep, terms: Terms) -> tuple[int, int]:
     """Rows to write, and to sweep: `products` may have more intervals than those that are swept; theirs are 1."""
-    intervals = geometry.num_intervals
+    intervals, products = geometry.num_intervals, terms.products
     return max(intervals, 0 if products is None else len(products)) * u.shape[1], intervals * u.shape[1]
 
 
@@ -75,9 +47,3 @@ def marching(geometry: Sweep) -> tuple[int, int, int, int]:
     """Steps, interval, limit and direction as the kernels take them."""
     limit = _UNLIMITED if geometry.reverse else geometry.num_layers - geometry.first
     return geometry.steps, geometry.interval, limit, geometry.direction
-
-
-def steps_of(geometry: Sweep, products: Tensor | None) -> Iterator[tuple[slice, slice, slice, bool]]:
-    """Each step's layers, sources and targets, and whether `products` already holds those of the steps before."""
-    for j, (layers, sources, targets) in enumerate(geometry.marched()):
-        yield layers, sources, targets, products is not None and j > 0

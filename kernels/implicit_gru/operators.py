@@ -14,6 +14,7 @@ from lpgpu.kernels.implicit_gru.reference import Coefficients
 from lpgpu.kernels.layout import refusal as refusal_of_states
 from lpgpu.kernels.packing import sweep_of
 from lpgpu.kernels.precision import dot_precision
+from lpgpu.kernels.sweep import Terms
 
 
 def refusal(like: Tensor, *others: Tensor | None) -> str | None:
@@ -40,14 +41,13 @@ def run_sweep(
     products: Tensor | None,
 ) -> None:
     """By the backend that these tensors take."""
-    sweep = sweep_of(geometry)
+    sweep, terms = sweep_of(geometry), Terms(g, delta, anchors, products)
     if is_fused("implicit_gru.sweep", h, refusal(h, x, w, g, delta, anchors, products)):
         from lpgpu.kernels.implicit_gru import fused
 
-        fused.sweep(h, x, w, b, dt, formulation, sweep, g, delta, anchors, products)
+        fused.sweep(h, x, w, b, dt, formulation, sweep, terms)
     else:
-        terms = {"g": g, "delta": delta, "anchors": anchors, "products": products}
-        reference.sweep(h, x, w, b, dt, formulation, sweep, **terms)
+        reference.sweep(h, x, w, b, dt, formulation, sweep, terms)
 
 
 def run_adjoint_sweep(
@@ -62,14 +62,13 @@ def run_adjoint_sweep(
     products: Tensor | None,
 ) -> None:
     """By the backend that these tensors take. Of the coefficients a sweep needs `a` and `c` only."""
-    sweep, at = sweep_of(geometry), Coefficients(a, c, a)
+    sweep, terms, at = sweep_of(geometry), Terms(g, delta, anchors, products), Coefficients(a, c, a)
     if is_fused("implicit_gru.adjoint_sweep", lam, refusal(lam, a, c, w, g, delta, anchors, products)):
         from lpgpu.kernels.implicit_gru import fused
 
-        fused.adjoint_sweep(lam, at, w, sweep, g, delta, anchors, products)
+        fused.adjoint_sweep(lam, at, w, sweep, terms)
     else:
-        terms = {"g": g, "delta": delta, "anchors": anchors, "products": products}
-        reference.adjoint_sweep(lam, at, w, sweep, **terms)
+        reference.adjoint_sweep(lam, at, w, sweep, terms)
 
 
 def run_adjoint_sweep_recomputed(
@@ -87,24 +86,23 @@ def run_adjoint_sweep_recomputed(
     products: Tensor | None,
 ) -> None:
     """By the backend that these tensors take."""
-    sweep = sweep_of(geometry)
-    refused = refusal(lam, h, x, w, g, delta, anchors, products) or refusal_to_recompute(lam, g, delta)
+    sweep, terms = sweep_of(geometry), Terms(g, delta, anchors, products)
+    refused = refusal(lam, h, x, w, *terms.tensors()) or refusal_to_recompute(lam, terms)
     if is_fused("implicit_gru.adjoint_sweep_recomputed", lam, refused):
         from lpgpu.kernels.implicit_gru import fused
 
-        fused.adjoint_sweep_recomputed(lam, h, x, w, b, dt, formulation, sweep, g, delta, anchors, products)
+        fused.adjoint_sweep_recomputed(lam, h, x, w, b, dt, formulation, sweep, terms)
     else:
-        terms = {"g": g, "delta": delta, "anchors": anchors, "products": products}
-        reference.adjoint_sweep_recomputed(lam, h, x, w, b, dt, formulation, sweep, **terms)
+        reference.adjoint_sweep_recomputed(lam, h, x, w, b, dt, formulation, sweep, terms)
 
 
-def refusal_to_recompute(lam: Tensor, g: Tensor | None, delta: Tensor | None) -> str | None:
+def refusal_to_recompute(lam: Tensor, terms: Terms) -> str | None:
     """Why no fused sweep can compute the gates again for these tensors, or None."""
     if not could_fuse(lam):
         return None
     chosen = capacity.tier(
         lam.shape[-1], lam.dtype, arch_of(lam.device), precision=dot_precision(lam.dtype), kind="recomputed",
-        corrected=delta is not None, right_hand_side=g is not None,
+        corrected=terms.delta is not None, right_hand_side=terms.g is not None,
     )  # fmt: skip
     if chosen.kind == "resident":
         return None

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lpgpu.kernels.activations import tanh_
-from lpgpu.kernels.sweep import Sweep, march
+from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms, march
 
 FORMULATIONS = ("implicit", "classic")
 
@@ -122,7 +122,7 @@ def sweep(
     dt: float,
     formulation: str,
     geometry: Sweep,
-    **terms: Tensor | None,
+    terms: Terms = NO_TERMS,
 ) -> None:
     """March the states; `terms` are those of `kernels.sweep.march`."""
 
@@ -131,10 +131,10 @@ def sweep(
         if diagonal_out is not None:
             diagonal(coefficients(h, gates, dt, formulation), w_GH, diagonal_out)
 
-    march(geometry, step, h_PBH, **terms)
+    march(geometry, step, h_PBH, terms)
 
 
-def adjoint_sweep(lam_PBH: Tensor, at: Coefficients, w_GH: Tensor, geometry: Sweep, **terms: Tensor | None) -> None:
+def adjoint_sweep(lam_PBH: Tensor, at: Coefficients, w_GH: Tensor, geometry: Sweep, terms: Terms = NO_TERMS) -> None:
     """March the adjoint states from the layers' coefficients."""
 
     def step(layers: slice, lam: Tensor, out: Tensor, diagonal_out: Tensor | None) -> None:
@@ -142,7 +142,7 @@ def adjoint_sweep(lam_PBH: Tensor, at: Coefficients, w_GH: Tensor, geometry: Swe
         if diagonal_out is not None:
             diagonal(at[layers], w_GH, diagonal_out)
 
-    march(geometry, step, lam_PBH, **terms)
+    march(geometry, step, lam_PBH, terms)
 
 
 def adjoint_sweep_recomputed(
@@ -154,7 +154,7 @@ def adjoint_sweep_recomputed(
     dt: float,
     formulation: str,
     geometry: Sweep,
-    **terms: Tensor | None,
+    terms: Terms = NO_TERMS,
 ) -> None:
     """March the adjoint states, linearising each step as it comes."""
 
@@ -164,7 +164,7 @@ def adjoint_sweep_recomputed(
         if diagonal_out is not None:
             diagonal(at, w_GH, diagonal_out)
 
-    march(geometry, step, lam_PBH, **terms)
+    march(geometry, step, lam_PBH, terms)
 
 
 def _by_gate(c_KBG: Tensor, lam_KBH: Tensor) -> Tensor:

@@ -14,11 +14,12 @@ n = N. An interval that begins on one rank may end on another:
     layers       |head|  whole … |  tail|      head, tail: what is here of intervals that other ranks share
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import chain
 
+from lpgpu.kernels.sweep import Sweep
 from lpgpu.mgrit.partition import Partition
 
 
@@ -269,6 +270,22 @@ class Window:
         m = self.grid.interval
         offset = (position - self.grid.of_level(self.first)) % m
         return slice(min(self.first + offset, self.stop), self.stop, m)
+
+    def sweep(self, positions: Iterable[int]) -> Sweep | None:
+        """Steps through `positions` of all intervals, as a sweep of the window's own layers; None where it has none."""
+        starts = [layers.start - self.first for layers in map(self.layers, positions) if length(layers)]
+        if not starts:
+            return None
+        return Sweep(self.stop - self.first, starts[0], self.grid.interval, len(starts), self.grid.reverse)
+
+    @property
+    def own_layers(self) -> slice:
+        """The window's layers on its grid."""
+        return slice(self.first, self.stop, 1)
+
+    def on_grid(self, layers: slice) -> slice:
+        """The window's own layers as layers of the grid."""
+        return _shifted(layers, self.first)
 
     def local(self, points: slice) -> slice:
         """Points of the grid as indices into the window's own states."""

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lpgpu.comm import Communicator
+from lpgpu.kernels.sweep import Terms
 from lpgpu.mgrit.delta import Delta
-from lpgpu.mgrit.hierarchy import Grid
+from lpgpu.mgrit.hierarchy import Grid, Window
 from lpgpu.mgrit.options import Relaxation
 from lpgpu.mgrit.propagator import Propagator
 from lpgpu.mgrit.states import States
@@ -34,6 +35,13 @@ class Level:
     def is_coarsest(self) -> bool:
         """Whether this level is solved serially."""
         return self.grid.coarsening is None
+
+    def terms(self, window: Window, *, take_products: bool = False) -> Terms:
+        """What a sweep of `window` adds to Φ: the right-hand side and Δ there, and `products` where these are taken."""
+        delta = self.delta
+        values, anchors = (None, None) if delta is None else (delta.values, delta.anchors)
+        products = self.products[window.intervals] if take_products and self.products is not None else None
+        return Terms(self.g, values, anchors, products).of(window.own_layers, window.points)
 
     def deepen(self, steps: int) -> None:
         """Count `steps` more dependent Φ evaluations."""

@@ -4,10 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor
 
-from lpgpu.mgrit.delta import Delta
+from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms, march
 from lpgpu.mgrit.hierarchy import Grid, Window, length
 from lpgpu.mgrit.result import Work
 from lpgpu.profiling import nvtx_range
@@ -41,27 +40,19 @@ class Propagator(ABC):
         with nvtx_range(f"step level {grid.level}"), _naming(grid, layers.start, layers.stop):
             self._step(grid, layers, u, out, diagonal)
 
-    def sweep(
-        self,
-        window: Window,
-        positions: Iterable[int],
-        u: Tensor,
-        g: Tensor | None = None,
-        delta: Delta | None = None,
-        products: Tensor | None = None,
-    ) -> int:
-        """March through `positions` of all the window's intervals at once, in place; the batched steps it took.
+    def sweep(self, window: Window, positions: Iterable[int], u: Tensor, terms: Terms = NO_TERMS) -> None:
+        """March through `positions` of all the window's intervals at once, in place.
 
-        `u` holds the window's points, [stop − first + 1, ...]; `g` the grid's right-hand side, [N + 1, ...]; `delta`
-        corrects this grid's Φ. `products`, [intervals of the window, ...], becomes the product of the diagonals.
+        `u` holds the window's points, [stop − first + 1, ...]; `terms` are those of the window's points and layers.
         """
-        steps = [layers for layers in map(window.layers, positions) if length(layers)]
-        self.work.evaluations[window.grid.level] += sum(map(length, steps))
+        sweep = window.sweep(positions)
+        if sweep is None:
+            if terms.products is not None:
+                terms.products.fill_(1)
+            return
+        self.work.evaluations[window.grid.level] += sweep.evaluations
         with nvtx_range(f"sweep level {window.grid.level}"), _naming(window.grid, window.first, window.stop):
-            if products is not None:
-                products.fill_(1)
-            self._sweep(window, steps, u, g, delta, products)
-        return len(steps)
+            self._sweep(window, sweep, u, terms)
 
     @abstractmethod
     def _step(self, grid: Grid, layers: slice, u: Tensor, out: Tensor, diagonal: Tensor | None) -> None: ...
@@ -69,29 +60,13 @@ class Propagator(ABC):
     def _step_in_sweep(self, grid: Grid, layers: slice, u: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
         self._step(grid, layers, u, out, diagonal)
 
-    def _sweep(
-        self,
-        window: Window,
-        steps: list[slice],
-        u: Tensor,
-        g: Tensor | None,
-        delta: Delta | None,
-        products: Tensor | None,
-    ) -> None:
-        grid = window.grid
-        for layers in steps:
-            targets = grid.targets(layers)
-            source, out = u[window.local(grid.sources(layers))], u[window.local(targets)]
-            diagonal = None if products is None else torch.empty_like(source)
-            self._step_in_sweep(grid, layers, source, out, diagonal)
-            if delta is not None:
-                delta.correct_(out, layers, source)
-            if g is not None:
-                out += g[targets]
-            if products is not None and diagonal is not None:
-                if delta is not None:
-                    diagonal += delta.values[layers]
-                products[: len(diagonal)] *= diagonal
+    def _sweep(self, window: Window, sweep: Sweep, u: Tensor, terms: Terms) -> None:
+        """One step after the other; `sweep` counts the window's own layers."""
+
+        def phi(layers: slice, source: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
+            self._step_in_sweep(window.grid, window.on_grid(layers), source, out, diagonal)
+
+        march(sweep, phi, u, terms)
 
 
 @contextmanager

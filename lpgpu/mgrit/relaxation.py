@@ -91,6 +91,5 @@ def solve_serially(level: Level) -> None:
 
 
 def _sweep(level: Level, window: Window, positions: Iterable[int], *, take_products: bool = False) -> None:
-    products = level.products[window.intervals] if take_products and level.products is not None else None
     with level.states.open(window) as u:
-        level.propagator.sweep(window, positions, u, level.g, level.delta, products)
+        level.propagator.sweep(window, positions, u, level.terms(window, take_products=take_products))

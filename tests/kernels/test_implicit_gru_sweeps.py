@@ -11,7 +11,7 @@ from torch import Tensor
 from lpgpu.kernels import implicit_gru
 from lpgpu.kernels.implicit_gru import FORMULATIONS, operators
 from lpgpu.kernels.packing import integers_of
-from lpgpu.kernels.sweep import Sweep
+from lpgpu.kernels.sweep import Sweep, Terms
 from tests.assertions import assert_close_relative, assert_mentions
 from tests.kernels.fused import gru
 from tests.kernels.fused.gru import Case
@@ -42,8 +42,8 @@ def test_sweep_marches_with_every_term(formulation: str) -> None:
         step = plain(expected[k], x[k], w, b, *case.cell)
         expected.append(step + delta[k] * (expected[k] - anchors[k]) + g[k + 1])
     came = torch.full_like(products, torch.nan)
-    terms = {"g": g, "delta": delta, "anchors": anchors}
-    implicit_gru.sweep(h, x, w, b, *case.cell, Sweep(LAYERS, 0, LAYERS, LAYERS), **terms, products=came)
+    terms = Terms(g, delta, anchors, came)
+    implicit_gru.sweep(h, x, w, b, *case.cell, Sweep(LAYERS, 0, LAYERS, LAYERS), terms)
     assert_close_relative(h, torch.stack(expected), "states")
     assert_close_relative(came, products, "products")
 
@@ -66,9 +66,9 @@ def test_both_adjoint_sweeps_are_autograd(formulation: str) -> None:
         lam = torch.full_like(h, torch.nan)
         lam[-1] = loss_by_h[-1]
         if recomputed:
-            implicit_gru.adjoint_sweep_recomputed(lam, h[:-1], x, w, b, *case.cell, back, g=loss_by_h)
+            implicit_gru.adjoint_sweep_recomputed(lam, h[:-1], x, w, b, *case.cell, back, Terms(loss_by_h))
         else:
-            implicit_gru.adjoint_sweep(lam, at, w, back, g=loss_by_h)
+            implicit_gru.adjoint_sweep(lam, at, w, back, Terms(loss_by_h))
         assert_close_relative(lam[0], expected)
 
 
@@ -160,7 +160,7 @@ def test_bad_input(wrong: str) -> None:
     operands = given | {name: value for name, value in changes.items() if name in given}
     before = given["h"].clone()
     with pytest.raises(ValueError) as error:
-        implicit_gru.sweep(*operands.values(), Sweep(3, 0, 3, 3), **terms)
+        implicit_gru.sweep(*operands.values(), Sweep(3, 0, 3, 3), Terms(**terms))
     assert_mentions(error.value, words)
     assert torch.equal(given["h"], before)
 

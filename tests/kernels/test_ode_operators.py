@@ -13,7 +13,7 @@ from lpgpu.kernels.conv_step import Kept, Kernel
 from lpgpu.kernels.conv_step import operators as conv_operators
 from lpgpu.kernels.dense_step import operators as dense_operators
 from lpgpu.kernels.packing import integers_of
-from lpgpu.kernels.sweep import Sweep
+from lpgpu.kernels.sweep import Sweep, Terms
 from tests.assertions import assert_close_relative
 
 DT, LAYERS = 0.3, 4
@@ -50,7 +50,7 @@ class TestDenseSweep:
 
     def test_products_are_of_the_diagonals(self) -> None:
         (w, b), u, products = dense_parameters(), random(LAYERS + 1, 5, 3), random(1, 5, 3)
-        dense_step.sweep(u, w, b, DT, "tanh", WHOLE, products=products)
+        dense_step.sweep(u, w, b, DT, "tanh", WHOLE, Terms(products=products))
         diagonals = torch.empty_like(u[:-1])
         dense_step.advance(u[:-1], w, b, DT, "tanh", torch.empty_like(u[:-1]), diagonal=diagonals)
         assert_close_relative(products[0], diagonals.prod(0))
@@ -129,8 +129,8 @@ def test_sweeps_compile_whole() -> None:
     (w, b), u, products = dense_parameters(), random(LAYERS + 1, 5, 3), random(1, 5, 3)
     others = u.clone(), products.clone()
     compiled = torch.compile(dense_step.sweep, fullgraph=True, backend="aot_eager")
-    compiled(u, w, b, DT, "tanh", WHOLE, products=products)
-    dense_step.sweep(others[0], w, b, DT, "tanh", WHOLE, products=others[1])
+    compiled(u, w, b, DT, "tanh", WHOLE, Terms(products=products))
+    dense_step.sweep(others[0], w, b, DT, "tanh", WHOLE, Terms(products=others[1]))
     assert torch.equal(u, others[0]) and torch.equal(products, others[1])
 
 
@@ -162,9 +162,9 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"kept has shape \(5, 5, 3\); expected \(4, 5, 3\)"):
             dense_step.adjoint_sweep(u, u, w, DT, "tanh", WHOLE_BACK)
         with pytest.raises(ValueError, match=r"products has shape \(1, 5, 2\); expected \(1, 5, 3\)"):
-            dense_step.sweep(u, w, b, DT, "tanh", WHOLE, products=random(1, 5, 2))
+            dense_step.sweep(u, w, b, DT, "tanh", WHOLE, Terms(products=random(1, 5, 2)))
         with pytest.raises(ValueError, match="delta and anchors come together"):
-            dense_step.sweep(u, w, b, DT, "tanh", WHOLE, delta=short)
+            dense_step.sweep(u, w, b, DT, "tanh", WHOLE, Terms(delta=short))
         with pytest.raises(ValueError, match="expected a floating-point dtype"):
             dense_step.sweep(u.long(), w, b, DT, "tanh", WHOLE)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lpgpu.kernels.sweep import Sweep, march
+from lpgpu.kernels.sweep import Sweep, Terms, march
 from tests.assertions import assert_close_relative
 from tests.settings import seeds
 
@@ -46,7 +46,7 @@ def test_a_march_is_its_layers_one_by_one(sweep: Sweep, options: set[str], seed:
             diagonal.copy_(a[at])
 
     came, expected, expected_products = u.clone(), u.clone(), torch.ones(sweep.num_intervals, 2, dtype=torch.float64)
-    march(sweep, step, came, g, delta, anchors, products)
+    march(sweep, step, came, Terms(g, delta, anchors, products))
     for i in range(sweep.num_intervals):
         for j in range(sweep.steps):
             k = sweep.first + i * sweep.interval + sweep.direction * j

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lpgpu.kernels import conv_step
 from lpgpu.kernels.dispatch import could_fuse
-from lpgpu.kernels.sweep import Sweep
+from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 from lpgpu.nn.propagators.layers import Layers, Linearisation
 
 
@@ -33,8 +33,8 @@ class ConvLayers(Layers):
     def fuses_sweeps(self, like: Tensor) -> bool:
         return could_fuse(like)
 
-    def sweep(self, layers: slice, u: Tensor, sweep: Sweep, **options: Tensor) -> None:
-        conv_step.sweep(u, self._of(layers), self.dt, self.activation, sweep, **options)
+    def sweep(self, layers: slice, u: Tensor, sweep: Sweep, terms: Terms = NO_TERMS) -> None:
+        conv_step.sweep(u, self._of(layers), self.dt, self.activation, sweep, terms)
 
     def empty_states(self, points: int, like: Tensor) -> Tensor:
         return conv_step.empty_states(points, like)
@@ -60,8 +60,8 @@ class _Linearised(Linearisation):
     def vjp(self, lam: Tensor, out: Tensor) -> None:
         conv_step.vjp(lam, self.kept, self.kernels, self.dt, self.activation, out)
 
-    def sweep(self, lam: Tensor, sweep: Sweep, **options: Tensor) -> None:
-        conv_step.adjoint_sweep(lam, self.kept, self.kernels, self.dt, self.activation, sweep, **options)
+    def sweep(self, lam: Tensor, sweep: Sweep, terms: Terms = NO_TERMS) -> None:
+        conv_step.adjoint_sweep(lam, self.kept, self.kernels, self.dt, self.activation, sweep, terms)
 
     def parameter_gradients(self, lam: Tensor) -> Sequence[Tensor | None]:
         gradients = conv_step.parameter_gradient(lam, self.kept, self.u, self.kernels, self.dt, self.activation)

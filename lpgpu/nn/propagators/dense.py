@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lpgpu.kernels import dense_step
 from lpgpu.kernels.dispatch import could_fuse
-from lpgpu.kernels.sweep import Sweep
+from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 from lpgpu.nn.propagators.layers import Layers, Linearisation
 
 
@@ -31,9 +31,9 @@ class DenseLayers(Layers):
     def fuses_sweeps(self, like: Tensor) -> bool:
         return could_fuse(like)
 
-    def sweep(self, layers: slice, u: Tensor, sweep: Sweep, **options: Tensor) -> None:
+    def sweep(self, layers: slice, u: Tensor, sweep: Sweep, terms: Terms = NO_TERMS) -> None:
         w, b = self._of(layers)
-        dense_step.sweep(u, w, b, self.dt, self.activation, sweep, **options)
+        dense_step.sweep(u, w, b, self.dt, self.activation, sweep, terms)
 
     def linearise(self, layers: slice, u: Tensor, kept: Tensor | None = None) -> Linearisation:
         w, b = self._of(layers)
@@ -62,8 +62,8 @@ class _Linearised(Linearisation):
     def diagonal(self, out: Tensor) -> None:
         dense_step.diagonal(self.kept, self.w, self.stack.dt, self.stack.activation, out)
 
-    def sweep(self, lam: Tensor, sweep: Sweep, **options: Tensor) -> None:
-        dense_step.adjoint_sweep(lam, self.kept, self.w, self.stack.dt, self.stack.activation, sweep, **options)
+    def sweep(self, lam: Tensor, sweep: Sweep, terms: Terms = NO_TERMS) -> None:
+        dense_step.adjoint_sweep(lam, self.kept, self.w, self.stack.dt, self.stack.activation, sweep, terms)
 
     def parameter_gradients(self, lam: Tensor) -> Sequence[Tensor | None]:
         dw, db = dense_step.parameter_gradient(lam, self.kept, self.u, self.stack.dt, self.stack.activation)

@@ -9,7 +9,7 @@ from torch import Tensor
 from lpgpu.kernels import implicit_gru
 from lpgpu.kernels.dispatch import could_fuse
 from lpgpu.kernels.implicit_gru import Coefficients, Gates
-from lpgpu.kernels.sweep import Sweep
+from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 from lpgpu.nn.propagators.layers import Layers, Linearisation
 
 
@@ -48,8 +48,8 @@ class GRULayers(Layers):
     def fuses_sweeps(self, like: Tensor) -> bool:
         return could_fuse(like)
 
-    def sweep(self, layers: slice, u: Tensor, sweep: Sweep, **options: Tensor) -> None:
-        implicit_gru.sweep(u, self.x[layers], self.w, self.b, self.dt, self.formulation, sweep, **options)
+    def sweep(self, layers: slice, u: Tensor, sweep: Sweep, terms: Terms = NO_TERMS) -> None:
+        implicit_gru.sweep(u, self.x[layers], self.w, self.b, self.dt, self.formulation, sweep, terms)
 
     def join(self, kept: Sequence[Gates | Coefficients]) -> Gates | Coefficients:
         first = kept[0]
@@ -67,8 +67,8 @@ class _Linearised(Linearisation):
     def __getitem__(self, steps: slice) -> "_Linearised":
         return _Linearised(self.at[steps], self.w)
 
-    def sweep(self, lam: Tensor, sweep: Sweep, **options: Tensor) -> None:
-        implicit_gru.adjoint_sweep(lam, self.at, self.w, sweep, **options)
+    def sweep(self, lam: Tensor, sweep: Sweep, terms: Terms = NO_TERMS) -> None:
+        implicit_gru.adjoint_sweep(lam, self.at, self.w, sweep, terms)
 
     def diagonal(self, out: Tensor) -> None:
         implicit_gru.diagonal(self.at, self.w, out)
@@ -92,12 +92,11 @@ class _Once(Linearisation):
     def vjp(self, lam: Tensor, out: Tensor) -> None:
         self._stored.vjp(lam, out)
 
-    def sweep(self, lam: Tensor, sweep: Sweep, **options: Tensor) -> None:
-        if not implicit_gru.can_recompute(lam, g=options.get("g"), delta=options.get("delta")):
-            return self._stored.sweep(lam, sweep, **options)
-        stack = self.stack
-        x, w, b = stack.x[self.layers], stack.w, stack.b
-        implicit_gru.adjoint_sweep_recomputed(lam, self.u, x, w, b, stack.dt, stack.formulation, sweep, **options)
+    def sweep(self, lam: Tensor, sweep: Sweep, terms: Terms = NO_TERMS) -> None:
+        if not implicit_gru.can_recompute(lam, terms):
+            return self._stored.sweep(lam, sweep, terms)
+        x, w, b = self.stack.x[self.layers], self.stack.w, self.stack.b
+        implicit_gru.adjoint_sweep_recomputed(lam, self.u, x, w, b, self.stack.dt, self.stack.formulation, sweep, terms)
 
     def diagonal(self, out: Tensor) -> None:
         self._stored.diagonal(out)

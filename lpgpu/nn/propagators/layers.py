@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from lpgpu.kernels.sweep import Sweep
+from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 
 
 class Linearisation(ABC):
@@ -28,7 +28,7 @@ class Linearisation(ABC):
         """That of some of the K layers, where `Layers.join` or `Layers.fuses_sweeps` is offered."""
         raise NotImplementedError(f"{type(self).__name__} cannot be sliced")
 
-    def sweep(self, lam: Tensor, sweep: Sweep, **options: Tensor) -> None:
+    def sweep(self, lam: Tensor, sweep: Sweep, terms: Terms = NO_TERMS) -> None:
         """March λ through `sweep` in one go, in place, where `Layers.fuses_sweeps`; arguments as for `Layers.sweep`."""
         raise NotImplementedError(f"{type(self).__name__} has no fused sweep")
 
@@ -81,11 +81,8 @@ class Layers(ABC):
         """Whether `sweep`, here and of linearisations, is the way for states like `like`."""
         return False
 
-    def sweep(self, layers: slice, u: Tensor, sweep: Sweep, **options: Tensor) -> None:
-        """March u [K + 1, ...] through `sweep` of the K layers in one go, in place.
-
-        `options` are such of `g`, `delta`, `anchors` and `products` as there are, described in `kernels.sweep`.
-        """
+    def sweep(self, layers: slice, u: Tensor, sweep: Sweep, terms: Terms = NO_TERMS) -> None:
+        """March u [K + 1, ...] through `sweep` of the K layers in one go, in place."""
         raise NotImplementedError(f"{type(self).__name__} has no fused sweep")
 
     def join(self, kept: Sequence[Any]) -> Any:

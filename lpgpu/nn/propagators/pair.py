@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lpgpu.kernels.sweep import Sweep
-from lpgpu.mgrit import AllPoints, CPointsOnly, Delta, Grid, Propagator, States, Window
+from lpgpu.kernels.sweep import Sweep, Terms
+from lpgpu.mgrit import AllPoints, CPointsOnly, Grid, Propagator, States, Window
 from lpgpu.mgrit.hierarchy import length
 from lpgpu.nn.propagators.layers import Layers, Linearisation
 
@@ -44,19 +44,10 @@ class ForwardPropagator(Propagator):
     def _step(self, grid: Grid, layers: slice, u: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
         self.of_level(grid).advance(grid.of_network(layers), u, out, diagonal=diagonal)
 
-    def _sweep(
-        self,
-        window: Window,
-        steps: list[slice],
-        u: Tensor,
-        g: Tensor | None,
-        delta: Delta | None,
-        products: Tensor | None,
-    ) -> None:
-        if not (steps and self.layers.fuses_sweeps(u)):
-            return super()._sweep(window, steps, u, g, delta, products)
-        layers = window.grid.of_network(_layers(window))
-        self.of_level(window.grid).sweep(layers, u, _geometry(window, steps), **_options(window, g, delta, products))
+    def _sweep(self, window: Window, sweep: Sweep, u: Tensor, terms: Terms) -> None:
+        if not self.layers.fuses_sweeps(u):
+            return super()._sweep(window, sweep, u, terms)
+        self.of_level(window.grid).sweep(window.grid.of_network(window.own_layers), u, sweep, terms)
 
     def _step_in_sweep(self, grid: Grid, layers: slice, u: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
         if not (self.keep and grid.level == 0):
@@ -100,7 +91,7 @@ class AdjointPropagator(Propagator):
         for window in lam.windows():
             with self._forward_states_in(window), lam.open(window) as lam_here:
                 if isinstance(lam, CPointsOnly):
-                    self.sweep(window, grid.f_positions, lam_here, g)
+                    self.sweep(window, grid.f_positions, lam_here, Terms(None if g is None else g[window.points]))
                 for layers in map(window.layers, grid.f_positions):
                     if length(layers):
                         sources = lam_here[window.local(grid.sources(layers))]
@@ -115,20 +106,11 @@ class AdjointPropagator(Propagator):
         if diagonal is not None:
             linearisation.diagonal(diagonal)
 
-    def _sweep(
-        self,
-        window: Window,
-        steps: list[slice],
-        u: Tensor,
-        g: Tensor | None,
-        delta: Delta | None,
-        products: Tensor | None,
-    ) -> None:
+    def _sweep(self, window: Window, sweep: Sweep, u: Tensor, terms: Terms) -> None:
         with self._forward_states_in(window):
-            if not (steps and self.forward.layers.fuses_sweeps(u)):
-                return super()._sweep(window, steps, u, g, delta, products)
-            at = self._linearise(window.grid, _layers(window))
-            at.sweep(u, _geometry(window, steps), **_options(window, g, delta, products))
+            if not self.forward.layers.fuses_sweeps(u):
+                return super()._sweep(window, sweep, u, terms)
+            self._linearise(window.grid, window.own_layers).sweep(u, sweep, terms)
 
     def _linearise(self, grid: Grid, layers: slice) -> Linearisation:
         """∂Φ at `layers`: from the states that are stored, and then kept; else from those that were swept again."""
@@ -208,25 +190,3 @@ class _Gather:
                     whole[layers] = part
                 else:
                     whole += part
-
-
-def _layers(window: Window) -> slice:
-    return slice(window.first, window.stop, 1)
-
-
-def _geometry(window: Window, steps: list[slice]) -> Sweep:
-    """The steps of a sweep, as a fused sweep is told of them."""
-    first = steps[0].start - window.first
-    return Sweep(window.stop - window.first, first, window.grid.interval, len(steps), window.grid.reverse)
-
-
-def _options(window: Window, g: Tensor | None, delta: Delta | None, products: Tensor | None) -> dict[str, Tensor]:
-    """Right-hand side and Δ of the window's points and layers, and the products, where there are such."""
-    layers = _layers(window)
-    options = {
-        "g": None if g is None else g[window.points],
-        "delta": None if delta is None else delta.values[layers],
-        "anchors": None if delta is None else delta.anchors[layers],
-        "products": products,
-    }
-    return {name: option for name, option in options.items() if option is not None}

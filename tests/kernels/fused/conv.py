@@ -7,8 +7,18 @@ from torch import Tensor
 
 from lpgpu.kernels import conv_step
 from lpgpu.kernels.conv_step import Kept, Kernel, reference
-from lpgpu.kernels.sweep import Sweep
-from tests.kernels.fused.inputs import Launched, assert_near, doubled, guarded, innermost, like, random, spread
+from lpgpu.kernels.sweep import Sweep, Terms
+from tests.kernels.fused.inputs import (
+    Launched,
+    assert_near,
+    doubled,
+    doubled_terms,
+    guarded,
+    innermost,
+    like,
+    random,
+    spread,
+)
 
 DT = 0.3
 ORDERS = {
@@ -68,19 +78,19 @@ def check_sweep(case: Case, sweep: Sweep, *, adjoint: bool, rhs: bool, delta: bo
     kept = case.kept(kernels)
     g = case.states(sweep.num_layers + 1) if rhs else None
     corrections = [case.states(sweep.num_layers) if delta else None for _ in range(2)]
-    inputs = {"g": g, "delta": corrections[0], "anchors": corrections[1]}
-    expected, doubles = doubled(u), {name: doubled(t) for name, t in inputs.items()}
+    terms = Terms(g, *corrections)
+    expected, expected_terms = doubled(u), doubled_terms(terms)
     kernels64, kept64 = doubled_kernels(kernels), doubled_kept(kept)
     with Launched() as launched:
         if adjoint:
-            conv_step.adjoint_sweep(u, kept, kernels, DT, case.activation, sweep, **inputs)
+            conv_step.adjoint_sweep(u, kept, kernels, DT, case.activation, sweep, terms)
         else:
-            conv_step.sweep(u, kernels, DT, case.activation, sweep, **inputs)
+            conv_step.sweep(u, kernels, DT, case.activation, sweep, terms)
     assert launched.names == {"conv_step_kernel": case.convolutions * len(list(sweep.marched()))}
     if adjoint:
-        reference.adjoint_sweep(expected, kept64, kernels64, DT, case.activation, sweep, **doubles)
+        reference.adjoint_sweep(expected, kept64, kernels64, DT, case.activation, sweep, expected_terms)
     else:
-        reference.sweep(expected, kernels64, DT, case.activation, sweep, **doubles)
+        reference.sweep(expected, kernels64, DT, case.activation, sweep, expected_terms)
     assert_near(u, expected, "states")
     check_ends()
     if case.order == "spread":

@@ -7,8 +7,18 @@ from torch import Tensor
 
 from lpgpu.kernels import dense_step
 from lpgpu.kernels.dense_step import reference
-from lpgpu.kernels.sweep import Sweep
-from tests.kernels.fused.inputs import Launched, assert_near, doubled, guarded, innermost, like, random, spread
+from lpgpu.kernels.sweep import Sweep, Terms
+from tests.kernels.fused.inputs import (
+    Launched,
+    assert_near,
+    doubled,
+    doubled_terms,
+    guarded,
+    innermost,
+    like,
+    random,
+    spread,
+)
 
 DT = 0.3
 ORDERS = {
@@ -57,28 +67,24 @@ def check_sweep(
     corrections = [case.states(sweep.num_layers) if delta else None for _ in range(2)]
     shape = (sweep.num_intervals + 1, *u.shape[1:])
     factors = like(u[: shape[0]], u.new_full(shape, torch.nan)) if products else None
-    expected_u = doubled(u)
-    expected_factors = doubled(factors)
-    inputs = {"g": g, "delta": corrections[0], "anchors": corrections[1]}
-    doubles = {name: doubled(t) for name, t in inputs.items()}
+    terms = Terms(g, *corrections, factors)
+    expected_u, expected_terms = doubled(u), doubled_terms(terms)
     with Launched() as launched:
         if adjoint:
-            dense_step.adjoint_sweep(u, kept, w, DT, case.activation, sweep, **inputs, products=factors)
+            dense_step.adjoint_sweep(u, kept, w, DT, case.activation, sweep, terms)
         else:
-            dense_step.sweep(u, w, b, DT, case.activation, sweep, **inputs, products=factors)
+            dense_step.sweep(u, w, b, DT, case.activation, sweep, terms)
     if launches is not None:
         assert sum(launched.names.values()) == launches
     assert launched.names
     w64, b64, kept64 = doubled(w), doubled(b), doubled(kept)
     if adjoint:
-        reference.adjoint_sweep(
-            expected_u, kept64, w64, DT, case.activation, sweep, **doubles, products=expected_factors
-        )  # fmt: skip
+        reference.adjoint_sweep(expected_u, kept64, w64, DT, case.activation, sweep, expected_terms)
     else:
-        reference.sweep(expected_u, w64, b64, DT, case.activation, sweep, **doubles, products=expected_factors)
+        reference.sweep(expected_u, w64, b64, DT, case.activation, sweep, expected_terms)
     assert_near(u, expected_u, "states")
     check_ends()
-    assert_near(factors, expected_factors, "products")
+    assert_near(factors, expected_terms.products, "products")
     if case.order == "spread":
         assert u._base is None or u._base[0::2].isnan().all()
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from lpgpu.kernels import implicit_gru
 from lpgpu.kernels.implicit_gru import Coefficients, reference
-from lpgpu.kernels.sweep import Sweep
-from tests.kernels.fused.inputs import Launched, assert_near, doubled, like, random, spread
+from lpgpu.kernels.sweep import Sweep, Terms
+from tests.kernels.fused.inputs import Launched, assert_near, doubled, doubled_terms, like, random, spread
 
 ORDERS = {"contiguous": lambda t: t, "spread": spread}
 WAYS = ("forward", "adjoint", "recomputed")
@@ -68,28 +68,27 @@ def check_sweep(case: Case, sweep: Sweep, *, way: str, rhs: bool, delta: bool, p
     g = case.states(layers + 1) if rhs else None
     corrections = [case.states(layers) if delta else None for _ in range(2)]
     factors = like(u[:1], u.new_full((sweep.num_intervals + 1, *u.shape[1:]), torch.nan)) if products else None
-    terms = {"g": g, "delta": corrections[0], "anchors": corrections[1]}
-    expected_u, expected_factors = doubled(u), doubled(factors)
-    expected_terms = {name: doubled(t) for name, t in terms.items()} | {"products": expected_factors}
+    terms = Terms(g, *corrections, factors)
+    expected_u, expected_terms = doubled(u), doubled_terms(terms)
     h64, x64, w64, b64 = doubled(h), doubled(x), doubled(w), doubled(b)
     with Launched() as launched:
         if way == "forward":
-            implicit_gru.sweep(u, x, w, b, *case.cell, sweep, **terms, products=factors)
+            implicit_gru.sweep(u, x, w, b, *case.cell, sweep, terms)
         elif way == "adjoint":
-            implicit_gru.adjoint_sweep(u, at, w, sweep, **terms, products=factors)
+            implicit_gru.adjoint_sweep(u, at, w, sweep, terms)
         else:
-            implicit_gru.adjoint_sweep_recomputed(u, h, x, w, b, *case.cell, sweep, **terms, products=factors)
+            implicit_gru.adjoint_sweep_recomputed(u, h, x, w, b, *case.cell, sweep, terms)
     resident = RESIDENT[way]
     assert launched.names == {resident if resident in launched.names else TILED[way]: launches}
     if way == "forward":
-        reference.sweep(expected_u, x64, w64, b64, *case.cell, sweep, **expected_terms)
+        reference.sweep(expected_u, x64, w64, b64, *case.cell, sweep, expected_terms)
     elif way == "adjoint":
         at64 = Coefficients(*(doubled(t) for t in at.tensors()))  # pyright: ignore
-        reference.adjoint_sweep(expected_u, at64, w64, sweep, **expected_terms)
+        reference.adjoint_sweep(expected_u, at64, w64, sweep, expected_terms)
     else:
-        reference.adjoint_sweep_recomputed(expected_u, h64, x64, w64, b64, *case.cell, sweep, **expected_terms)
+        reference.adjoint_sweep_recomputed(expected_u, h64, x64, w64, b64, *case.cell, sweep, expected_terms)
     assert_near(u, expected_u, "states", factor=10)
-    assert_near(factors, expected_factors, "products", factor=10)
+    assert_near(factors, expected_terms.products, "products", factor=10)
     assert beyond[layers + 1 :].isnan().all()
     if case.order == "spread":
         assert u._base is not None and u._base[0::2].isnan().all()
@@ -147,12 +146,12 @@ def check_ended(case: Case) -> None:
     h, lam, again = case.states(5), case.states(5), case.states(5)
     products = [torch.full_like(h[:1], torch.nan) for _ in range(3)]
     given = h[0, ::2].clone()
-    implicit_gru.sweep(h, x, w, b, *case.cell, sweep, products=products[0])
+    implicit_gru.sweep(h, x, w, b, *case.cell, sweep, Terms(products=products[0]))
     at = implicit_gru.linearise(h[:4], x, w, b, *case.cell)
     last = lam[4, ::2].clone()
     again[4] = lam[4]
-    implicit_gru.adjoint_sweep(lam, at, w, back, products=products[1])
-    implicit_gru.adjoint_sweep_recomputed(again, h[:4], x, w, b, *case.cell, back, products=products[2])
+    implicit_gru.adjoint_sweep(lam, at, w, back, Terms(products=products[1]))
+    implicit_gru.adjoint_sweep_recomputed(again, h[:4], x, w, b, *case.cell, back, Terms(products=products[2]))
     for states, value in ((h, given), (lam, last), (again, last)):
         assert states.isfinite().all()
         assert (states[:, ::2] == value).all()

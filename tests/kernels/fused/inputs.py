@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lpgpu.kernels import dispatch
+from lpgpu.kernels.sweep import Terms
 from tests.assertions import TOLERANCE, relative_error
 
 ACTIVATIONS = ["identity", "relu", "silu", "smooth_relu", "tanh"]
@@ -48,6 +49,10 @@ def like(t: Tensor, values: Tensor) -> Tensor:
 def doubled(t: Tensor | None) -> Tensor | None:
     """The same numbers for the oracle: fp64, on the CPU."""
     return None if t is None else t.detach().to("cpu", torch.float64, copy=True)
+
+
+def doubled_terms(terms: Terms) -> Terms:
+    return Terms(*map(doubled, terms.tensors()))
 
 
 def assert_near(came: Tensor | None, expected: Tensor | None, what: str, *, factor: float = 1.0) -> None:
