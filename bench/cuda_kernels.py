@@ -1,0 +1,271 @@
+"""The kernels in CUDA C++ on a GPU: right first, then how long, every launch plan there is for a shape.
+
+    python bench/cuda_kernels.py [--minutes 2] [--only gru-forward,gru-adjoint] [--quick] [--check] [--json FILE]
+
+Cubins that are missing are built with nvcc. Each case runs in a worker process that a failure or a hang costs, not the
+others; its row is written as soon as it is measured, one JSON object a line. A result is right where it differs from
+the reference in fp64 by rounding, is the same bits each time, and every element was written. Times: gpu_timing.py.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from gpu_timing import copies_past_cache, graph_times
+from torch import Tensor, nn
+
+from lpgpu.kernels import dispatch, implicit_gru
+from lpgpu.kernels.cuda import modules
+from lpgpu.kernels.implicit_gru import cuda_march
+from lpgpu.kernels.sweep import Sweep
+
+BUILD = Path(__file__).parents[1] / "build" / "cubins"
+TOLERANCE = {torch.bfloat16: 3e-2, torch.float32: 1e-4}
+STALL = 60.0  # seconds without a row after which a worker is given up
+
+Row = dict[str, Any]
+Inputs = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A serial solve of one kind over `steps` steps; each of its plans is a row."""
+
+    operation: str
+    width: int
+    batch: int
+    steps: int
+    dtype: torch.dtype = torch.bfloat16
+
+    @property
+    def name(self) -> str:
+        """As in the rows."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{self.operation} H={self.width} batch={self.batch} steps={self.steps} {dtype}"
+
+    @property
+    def sweep(self) -> Sweep:
+        """One interval, the whole sequence."""
+        reverse = self.operation == "gru-adjoint"
+        return Sweep(self.steps, self.steps - 1 if reverse else 0, self.steps, self.steps, reverse)
+
+    def inputs(self) -> Inputs:
+        """Fresh random ones, as a new network has."""
+        width, shape = self.width, (self.steps, self.batch)
+        bound = width**-0.5
+        w = (torch.rand(3 * width, width, device="cuda") * 2 - 1) * bound
+        made = {"u": torch.randn(shape[0] + 1, shape[1], width, device="cuda") * 0.3, "w": w}
+        if self.operation == "gru-adjoint":
+            made |= {"a": torch.rand(*shape, width, device="cuda")}
+            made |= {"c": torch.randn(*shape, 3 * width, device="cuda") * 0.25}
+            made |= {"g": torch.randn(shape[0] + 1, shape[1], width, device="cuda")}
+        else:
+            made |= {"x": torch.randn(*shape, 3 * width, device="cuda")}
+            made |= {"b": (torch.rand(3 * width, device="cuda") * 2 - 1) * bound}
+        return {name: t.to(self.dtype) for name, t in made.items()}
+
+    def run(self, plan: cuda_march.Plan | None, t: Inputs) -> Tensor:
+        """The march in place by a plan, or by what `implicit_gru` chooses."""
+        if self.operation == "gru-adjoint":
+            if plan is None:
+                at = implicit_gru.Coefficients(t["a"], t["c"], t["a"])
+                implicit_gru.adjoint_sweep(t["u"], at, t["w"], self.sweep, g=t["g"])
+            else:
+                cuda_march.adjoint_sweep(t["u"], t["a"], t["c"], t["w"], self.sweep, t["g"], None, None, plan)
+        elif plan is None:
+            implicit_gru.sweep(t["u"], t["x"], t["w"], t["b"], 1.0, "classic", self.sweep)
+        else:
+            no = None
+            cuda_march.sweep(t["u"], t["x"], t["w"], t["b"], 1.0, "classic", self.sweep, no, no, no, plan)
+        return t["u"]
+
+    def poisoned(self, t: Inputs) -> Inputs:
+        """A copy whose states to be written are NaN."""
+        copy = {name: tensor.clone() for name, tensor in t.items()}
+        targets = slice(0, -1) if self.operation == "gru-adjoint" else slice(1, None)
+        copy["u"][targets] = float("nan")
+        return copy
+
+
+def cases(*, quick: bool) -> list[Case]:
+    """The shapes that matter first."""
+    shapes = [(512, 16), (256, 16), (1024, 16), (512, 64), (256, 64), (1024, 64)]
+    if not quick:
+        shapes += [(192, 16), (384, 16), (768, 64), (512, 1), (1024, 1), (256, 256), (512, 256), (1000, 20)]
+    operations = ("gru-forward", "gru-adjoint")
+    return [Case(operation=o, width=h, batch=b, steps=256) for (h, b), o in itertools.product(shapes, operations)]
+
+
+def rows_of(case: Case, *, check: bool) -> Iterator[Row]:
+    """One for each plan, and one for what else could be run."""
+    torch.manual_seed(0)
+    inputs = case.inputs()
+    with dispatch.backend("reference"):
+        expected = case.run(None, {name: t.double() for name, t in inputs.items()})
+    copies = [case.poisoned(inputs) for _ in range(min(4, copies_past_cache(sum(t.nbytes for t in inputs.values()))))]
+    multiprocessors = torch.cuda.get_device_properties(0).multi_processor_count
+    for plan in cuda_march.plans(case.width, case.batch, multiprocessors):
+        row: Row = {"case": case.name, "plan": vars(plan)}
+        yield row | guarded(lambda plan=plan: checked(case, plan, inputs, expected, copies, check=check))
+    if not check:
+        yield {"case": case.name, "rivals": guarded(lambda: rivals(case, copies))}
+
+
+def checked(
+    case: Case, plan: cuda_march.Plan, inputs: Inputs, expected: Tensor, copies: list[Inputs], *, check: bool
+) -> Row:
+    """The error of a plan, and where it is right its time."""
+    came = case.run(plan, case.poisoned(inputs)).clone()
+    error = float(torch.linalg.vector_norm(came.double() - expected) / torch.linalg.vector_norm(expected))
+    again = all(torch.equal(case.run(plan, case.poisoned(inputs)), came) for _ in range(5))
+    row: Row = {"error": error, "same bits again": again}
+    if not error <= TOLERANCE[case.dtype] or not again:
+        return row | {"wrong": True}
+    if check:
+        return row
+    times = graph_times(lambda t: case.run(plan, t), copies, replays=10)
+    return row | {"seconds": vars(times), "us per step": 1e6 * times.p50 / case.steps}
+
+
+def rivals(case: Case, copies: list[Inputs]) -> Row:
+    """Seconds of what `implicit_gru` runs now, and of cuDNN's GRU: forward, or what a backward adds to it."""
+    row: Row = {"now": graph_times(lambda t: case.run(None, t), copies[:1], replays=10).p50}
+    gru = nn.GRU(case.width, case.width, device="cuda", dtype=case.dtype)
+    gru.flatten_parameters()
+    x = torch.randn(case.steps, case.batch, case.width, device="cuda", dtype=case.dtype)
+    lam = torch.randn_like(x)
+
+    def forward(x: Tensor) -> object:
+        with torch.no_grad():
+            return gru(x)
+
+    def both(x: Tensor) -> object:
+        return torch.autograd.grad(gru(x)[0], list(gru.parameters()), lam)
+
+    row["cuDNN forward"] = graph_times(forward, [x], replays=10).p50
+    if case.operation == "gru-adjoint":
+        row["cuDNN forward and backward"] = graph_times(both, [x], replays=10).p50
+    return row | {"cuDNN": torch.backends.cudnn.version()}
+
+
+def guarded(measure: Any) -> Row:
+    """What it returns, or what went wrong."""
+    try:
+        return measure()
+    except Exception as error:
+        return {"failed": f"{type(error).__name__}: {error}"[:2000]}
+
+
+def work(chosen: list[Case], *, check: bool) -> None:
+    """The worker: the number of each case it begins, and its rows, a line each; a broken CUDA context ends it."""
+    for number, case in enumerate(chosen):
+        print(json.dumps({"number": number}), flush=True)
+        for row in rows_of(case, check=check):
+            print(json.dumps({"number": number} | row), flush=True)
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+
+
+def measured(chosen: list[Case], minutes: float, options: list[str]) -> Iterator[Row]:
+    """Rows of workers, a new one behind every case that ended one, until the time is up."""
+    until, first = time.monotonic() + 60 * minutes, 0
+    while first < len(chosen):
+        command = [sys.executable, __file__, *options, "--worker", str(first)]
+        number = 0
+        with tempfile.TemporaryFile("w+") as errors:
+            worker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+            for row in _lines(worker, until):
+                number = row.pop("number")
+                if row:
+                    yield row
+            errors.seek(0)
+            said = errors.read()[-2000:]
+        if time.monotonic() >= until:
+            yield {"time is up": f"after {minutes:g} minutes", "left out": [c.name for c in chosen[first + number :]]}
+            return
+        if worker.returncode == 0:
+            return
+        yield {"case": chosen[first + number].name, "failed": f"worker ended with {worker.returncode}: {said}"}
+        first += number + 1
+
+
+def _lines(worker: "subprocess.Popen[str]", until: float) -> Iterator[Row]:
+    """The worker's rows; it is killed where none comes for long, or the time is up."""
+    lines: queue.Queue[str | None] = queue.Queue()
+
+    def read() -> None:
+        for line in worker.stdout or ():
+            lines.put(line)
+        lines.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    try:
+        while (line := lines.get(timeout=max(0.0, min(STALL, until - time.monotonic())))) is not None:
+            yield json.loads(line)
+        worker.wait(timeout=5)
+    except (queue.Empty, subprocess.TimeoutExpired):
+        worker.kill()
+        worker.wait()
+
+
+def prepare() -> None:
+    """Build the cubins that are missing."""
+    arch = 10 * torch.cuda.get_device_capability()[0] + torch.cuda.get_device_capability()[1]
+    os.environ.setdefault("LPGPU_CUBINS", str(BUILD))
+    for source in modules.SOURCES:
+        if modules.cubin(source, arch) is None:
+            began = time.monotonic()
+            modules.build(source, modules.TARGETS[arch], BUILD)
+            print(f"built {source} in {time.monotonic() - began:.1f} s", flush=True)
+
+
+def about() -> Row:
+    """What the figures were taken on."""
+    return {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "cuda": torch.version.cuda}
+
+
+def main() -> None:
+    """Measure, and write the rows."""
+    parser = argparse.ArgumentParser(description="the kernels in CUDA C++: right, and how long")
+    parser.add_argument("--minutes", type=float, default=2.0, help="stop after so many [%(default)s]")
+    parser.add_argument("--only", help="operations, separated by commas [all]")
+    parser.add_argument("--quick", action="store_true", help="few shapes")
+    parser.add_argument("--check", action="store_true", help="are they right? no times")
+    parser.add_argument("--json", type=Path, help="where to write the rows, one a line")
+    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    chosen = [c for c in cases(quick=arguments.quick) if not arguments.only or c.operation in arguments.only.split(",")]
+    if not torch.cuda.is_available():
+        sys.exit("bench/cuda_kernels.py: PyTorch finds no CUDA GPU here")
+    if arguments.worker is not None:
+        return work(chosen[arguments.worker :], check=arguments.check)
+    prepare()
+    options = [each for each in sys.argv[1:] if each in ("--quick", "--check") or each.startswith("--only=")]
+    if arguments.only:
+        options.append(f"--only={arguments.only}")
+    out = arguments.json.open("a") if arguments.json else None
+    wrong = 0
+    for row in itertools.chain([about()], measured(chosen, arguments.minutes, options)):
+        wrong += "failed" in row or "wrong" in row or "failed" in row.get("rivals", {})
+        print(json.dumps(row), flush=True)
+        if out:
+            out.write(json.dumps(row) + "\n")
+            out.flush()
+    if wrong:
+        sys.exit(f"{wrong} rows are wrong or failed")
+
+
+if __name__ == "__main__":
+    main()

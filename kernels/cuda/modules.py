@@ -1,0 +1,130 @@
+"""Cubins: where they are, how they are built, and launching what is in them.
+
+`nvcc` builds SOURCE.cu to SOURCE.sm_90a.cubin; an installed lpgpu has them where nvcc was there when it was built.
+`LPGPU_CUBINS` names a folder that is searched first.
+"""
+
+import importlib.util
+import os
+import subprocess
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lpgpu.kernels.devices import arch_of, shared_limit
+
+TARGETS = {80: "sm_80", 86: "sm_80", 87: "sm_80", 89: "sm_80", 90: "sm_90a"}
+"""Compute capability → the target whose cubin runs there: binaries run on later minor versions, sm_90a on 9.0 only."""
+SOURCES = ("implicit_gru/gru_march",)
+"""Every source, as package/name within `lpgpu.kernels`."""
+
+
+def source_of(name: str) -> Path:
+    """The CUDA C++ file."""
+    return Path(__file__).parents[1] / f"{name}.cu"
+
+
+def command(name: str, target: str, out: Path, *, nvcc: str = "nvcc") -> list[str]:
+    """What builds a cubin; CMakeLists.txt has the same flags."""
+    code = f"-gencode=arch={target.replace('sm', 'compute')},code={target}"
+    return [nvcc, "-cubin", code, "-O3", "-std=c++17", "-lineinfo", "-o", str(out), str(source_of(name))]
+
+
+def build(name: str, target: str, folder: Path, *, nvcc: str = "nvcc") -> Path:
+    """Build a cubin into `folder`.
+
+    Raises:
+        RuntimeError: with the compiler's messages, where it fails.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    out = folder / f"{Path(name).name}.{target}.cubin"
+    done = subprocess.run(command(name, target, out, nvcc=nvcc), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"nvcc could not compile {source_of(name)}:\n{done.stdout}{done.stderr}")
+    return out
+
+
+@cache
+def cubin(name: str, arch: int) -> Path | None:
+    """The cubin of a source for a compute capability, or None where there is none."""
+    if arch not in TARGETS:
+        return None
+    package, _, stem = name.rpartition("/")
+    folders = [Path(each) for each in import_module(f"lpgpu.kernels.{package.replace('/', '.')}").__path__]
+    if "LPGPU_CUBINS" in os.environ:
+        folders.insert(0, Path(os.environ["LPGPU_CUBINS"]))
+    files = (folder / f"{stem}.{TARGETS[arch]}.cubin" for folder in folders)
+    return next((file for file in files if file.is_file()), None)
+
+
+def refusal(name: str, device: torch.device) -> str | None:
+    """Why nothing of this source can be launched on a GPU, or None."""
+    if not has_cupy():
+        return "CuPy is not installed (pip install cupy-cuda13x)"
+    arch = arch_of(device)
+    if arch not in TARGETS:
+        return f"there is no CUDA C++ kernel for compute capability {arch // 10}.{arch % 10}"
+    if cubin(name, arch) is None:
+        return f"{Path(name).name}.{TARGETS[arch]}.cubin was not built (nvcc was missing when lpgpu was installed)"
+    return None
+
+
+@cache
+def has_cupy() -> bool:
+    """Whether CuPy can be imported."""
+    return importlib.util.find_spec("cupy") is not None
+
+
+@cache
+def function(name: str, kernel: str, device: torch.device) -> Any:
+    """A kernel of a cubin, allowed all the shared memory that a block may take; launched cooperatively.
+
+    Raises:
+        RuntimeError: where it cannot be loaded.
+    """
+    import cupy
+
+    if reason := refusal(name, device):
+        raise RuntimeError(f"{kernel} cannot be loaded: {reason}")
+    with cupy.cuda.Device(device.index):
+        loaded = _module(name, device).get_function(kernel)
+        loaded.max_dynamic_shared_size_bytes = shared_limit(arch_of(device))
+    return loaded
+
+
+def resident_blocks(loaded: Any, threads: int, shared_bytes: int) -> int:
+    """How many blocks of a kernel one multiprocessor holds at once."""
+    from cupy.cuda import driver
+
+    return driver.occupancyMaxActiveBlocksPerMultiprocessor(loaded.kernel.ptr, threads, shared_bytes)
+
+
+def launch(
+    loaded: Any, grid: tuple[int, int], threads: int, shared_bytes: int, arguments: Any, device: torch.device
+) -> None:
+    """Launch on the device's current stream in torch. `arguments`: a NumPy array of one element, passed by value."""
+    import cupy
+
+    with cupy.cuda.Device(device.index):
+        stream = cupy.cuda.Stream.from_external(_Stream(torch.cuda.current_stream(device).cuda_stream))
+        loaded((*grid, 1), (threads, 1, 1), (arguments,), shared_mem=shared_bytes, stream=stream)
+
+
+class _Stream:
+    """A stream of torch's, by CUDA's protocol for streams of other libraries."""
+
+    def __init__(self, pointer: int) -> None:
+        self.pointer = pointer
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.pointer
+
+
+@cache
+def _module(name: str, device: torch.device) -> Any:
+    import cupy
+
+    return cupy.RawModule(path=str(cubin(name, arch_of(device))), enable_cooperative_groups=True)

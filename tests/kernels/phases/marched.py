@@ -1,0 +1,116 @@
+"""The marches of CUDA C++ on the CPU, and the same by the references."""
+
+import struct
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lpgpu.kernels.implicit_gru import Coefficients, reference
+
+FOLDER = Path(__file__).parent
+FLAGS = [
+    "-std=c++20",
+    "-O1",
+    "-g",
+    "-fno-strict-aliasing",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-Wno-unknown-pragmas",
+    "-pthread",
+]
+SECONDS = 120
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A march over `steps` steps of `intervals` intervals, the last one `last_steps` long."""
+
+    width: int
+    intervals: int = 1
+    batch: int = 3
+    steps: int = 3
+    last_steps: int = 3
+    groups: int = 1
+    implicit: bool = True
+    bias: bool = True
+    terms: bool = False
+    dt: float = 0.7
+
+    def tensors(self, adjoint: bool, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Random tensors, rounded to `dtype`, in the order in which the program reads them."""
+        n, b, h = (self.intervals, self.steps), self.batch, self.width
+        made = {"source": torch.randn(self.intervals, b, h), "x_or_c": torch.randn(*n, b, 3 * h)}
+        if adjoint:
+            made["a"] = torch.rand(*n, b, h)
+        made["w"] = torch.randn(3 * h, h) * h**-0.5
+        if self.bias:
+            made["b"] = torch.randn(3 * h)
+        if self.terms:
+            made |= {name: torch.randn(*n, b, h) for name in ("g", "delta", "anchors")}
+        return {name: tensor.to(dtype).float() for name, tensor in made.items()}
+
+
+def built(name: str, folder: Path, *flags: str) -> Path:
+    """Compile a program of this folder."""
+    program = folder / name
+    command = ["g++", *FLAGS, *flags, "-o", str(program), str(FOLDER / f"{name}.cpp"), "-latomic"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+    return program
+
+
+def ran(program: Path, adjoint: bool, operand: str, example: Example, tensors: dict[str, Tensor], file: Path) -> Tensor:
+    """The march by a compiled program: [intervals, steps, batch, width].
+
+    Raises:
+        RuntimeError: with what the program said, where it failed.
+    """
+    e = example
+    integers = (e.width, e.intervals, e.batch, e.steps, e.last_steps, e.groups, e.implicit, e.bias, e.terms)
+    head = struct.pack("9if", *map(int, integers), e.dt)
+    values = b"".join(tensor.numpy().tobytes() for tensor in tensors.values())
+    file.write_bytes(head + values)
+    command = [str(program), "adjoint" if adjoint else "forward", operand, str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    if done.returncode:
+        raise RuntimeError(f"exit status {done.returncode}\n{done.stderr}")
+    result = torch.frombuffer(bytearray(file.read_bytes()[len(head) + len(values) :]), dtype=torch.float32)
+    return result.reshape(e.intervals, e.steps, e.batch, e.width)
+
+
+def expected(adjoint: bool, example: Example, tensors: dict[str, Tensor]) -> Tensor:
+    """The march by the references, in fp64."""
+    t = {name: tensor.double() for name, tensor in tensors.items()}
+    u, states = t["source"], []
+    for j in range(example.steps):
+        out = torch.empty_like(u)
+        if adjoint:
+            at = Coefficients(t["a"][:, j], t["x_or_c"][:, j], t["a"][:, j])
+            reference.vjp(u, at, t["w"], out)
+        else:
+            formulation = "implicit" if example.implicit else "classic"
+            reference.advance(u, t["x_or_c"][:, j], t["w"], t.get("b"), example.dt, formulation, out)
+        if example.terms:
+            out += t["delta"][:, j] * (u - t["anchors"][:, j]) + t["g"][:, j]
+        states.append(out)
+        u = out
+    return torch.stack(states, 1)
+
+
+def relative_error(came: Tensor, wanted: Tensor, last_steps: int) -> float:
+    """‖came − wanted‖ / ‖wanted‖ over all steps there are; what lies behind the last interval must be untouched.
+
+    Raises:
+        AssertionError: where it is not.
+    """
+    if came[-1, last_steps:].any():
+        raise AssertionError("a state behind the last interval was written")
+    mask = torch.ones_like(came, dtype=torch.bool)
+    mask[-1, last_steps:] = False
+    error = torch.linalg.vector_norm((came.double() - wanted)[mask]) / torch.linalg.vector_norm(wanted[mask])
+    return float(error)
