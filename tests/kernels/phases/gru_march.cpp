@@ -1,4 +1,5 @@
-// The GRU's marches on the CPU: gru_march KIND OPERAND FILE reads tensors from FILE and writes the result behind them.
+// The GRU's marches on the CPU: gru_march KIND OPERAND FILE [without-barriers] reads tensors from FILE and writes the
+// result behind them; gru_march layout prints sizeof(GruArguments).
 //
 // FILE: int32 width, intervals, batch, steps, last_steps, groups, implicit, has_bias, has_terms; float dt; then fp32
 // source [intervals, B, H], x or c [intervals, steps, B, 3H], a [.., H] (adjoint), w [3H, H], b [3H] (with a bias),
@@ -50,7 +51,7 @@ void run(const Sizes& n, std::FILE* file)
     const auto g = stored<Storage>(read(file, n.has_terms ? marched : 0));
     const auto delta = stored<Storage>(read(file, n.has_terms ? marched : 0));
     const auto anchors = stored<Storage>(read(file, n.has_terms ? marched : 0));
-    std::vector<Storage> target(marched);
+    std::vector<Storage> target = stored<Storage>(std::vector<float>(marched, NAN));
 
     const int rows = n.intervals * n.batch, tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
     const int chunks = (n.width + Operand::CHUNK - 1) / Operand::CHUNK;
@@ -95,8 +96,11 @@ void run(bool adjoint, const Sizes& sizes, std::FILE* file)
 
 }  // namespace
 
-int main(int, char** arguments)
+int main(int count, char** arguments)
 {
+    if (count == 2) return std::printf("%zu\n", sizeof(GruArguments<Bf16>)) < 0;
+    if (count < 4) return 2;
+    HostBlock::has_barriers = count == 4;
     const bool adjoint = std::string(arguments[1]) == "adjoint";
     const std::string operand = arguments[2];
     std::FILE* file = std::fopen(arguments[3], "r+b");
