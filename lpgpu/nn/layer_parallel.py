@@ -12,12 +12,13 @@ from lpgpu.comm import as_communicator
 from lpgpu.mgrit import MGRIT, Partition, Solver, SolveResult
 from lpgpu.nn.arguments import Arguments, Call
 from lpgpu.nn.autograd import PropagateEnd, Propagation, Replicated, anchor_for
-from lpgpu.nn.propagators import general_layers_of, layers_of
+from lpgpu.nn.propagators import Layers, general_layers_of, layers_of
+from lpgpu.nn.propagators.purity import refuse_backward_hooks
 from lpgpu.nn.schemes import FORMS, SCHEMES, Form, Scheme, Step, Steps
 from lpgpu.nn.solved import Solved, check_ordinary
 from lpgpu.nn.stacking import draw_seed, layer_structure, layer_weights, stack, stacked_tensors, with_tensors
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Layers)
 
 
 class LayerParallel(Solved, nn.Module):
@@ -105,19 +106,23 @@ class LayerParallel(Solved, nn.Module):
 
         Raises:
             TypeError, ValueError: for an `x` that is no finite, dense tensor of the parameters' dtype and device, a
-                block that changes its state's shape, dtype or device, arguments on another device, or `layers` with
-                parameters that block() did not build, such as those of weight_norm: it belongs inside block().
+                block that changes its state's shape, dtype or device, one that uses a tensor that wants a gradient and
+                is neither its input nor its parameter, or has backward hooks; arguments on another device; or `layers`
+                with parameters that block() did not build, such as those of weight_norm: it belongs inside block().
             NotImplementedError: inside a transform of torch.func, such as vmap.
             DivergenceError: when a solve diverges and `solver.on_divergence` is "raise".
         """
         named = dict(self.layers.named_parameters())
         parameters = tuple(named.values())
         arguments = Arguments.of(args, kwargs)
+        differentiable = torch.is_grad_enabled()
 
         def check() -> None:
             _check_names(named.keys() - self._built)
             _check_input(x, parameters)
             arguments.check(self.num_steps, x)
+            if differentiable:
+                refuse_backward_hooks(self.layers)
 
         self._communicator.agree(check, lambda: self._facts(x) | {"the arguments": arguments.facts()})
         anchor = anchor_for(self._communicator)
@@ -127,7 +132,9 @@ class LayerParallel(Solved, nn.Module):
             """The layers of these parameters, tensors for each layer and tensors for all."""
             theta, extra = dict(zip(named, tensors, strict=False)), tensors[len(named) :]
             of_call = arguments.holding(extra[len(per_layer) :], extra[: len(per_layer)])
-            return make(self.layers, theta, x, self.scheme, self.form, self.dt, Call(of_call, self._own_layers))
+            layers = make(self.layers, theta, x, self.scheme, self.form, self.dt, Call(of_call, self._own_layers))
+            layers.to_be_checked = differentiable
+            return layers
 
         def plain(x: Tensor, *tensors: Tensor) -> Tensor:
             layers, u = layers_by(general_layers_of, tensors), x[None]
@@ -142,7 +149,7 @@ class LayerParallel(Solved, nn.Module):
             communicator=self._communicator,
             forward_done=lambda result: setattr(self, "forward_result", result),
             adjoint_done=lambda result: setattr(self, "adjoint_result", result),
-            differentiable=torch.is_grad_enabled(),
+            differentiable=differentiable,
             plain=plain,
         )
         tensors = (*parameters, *per_layer, *shared)

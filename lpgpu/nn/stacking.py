@@ -1,6 +1,9 @@
 """Stacking: many modules of one structure as one module whose parameters and buffers are [layers, ...]."""
 
 import copy
+import difflib
+import inspect
+import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -20,28 +23,28 @@ def stack(block: Callable[[], nn.Module], layers: range, seed: int) -> nn.Module
 
     Raises:
         TypeError: when `block` is not callable, or does not build modules.
-        ValueError: when the modules differ in structure, share parameters, or keep running statistics.
+        ValueError: when the modules differ in structure, share parameters, or keep running statistics; when a buffer
+            wants a gradient.
     """
-    if not callable(block) or isinstance(block, nn.Module):
-        raise TypeError(
-            f"block is {type(block).__name__}; expected a callable without arguments that builds one layer's "
-            "nn.Module, such as `lambda: DenseBlock(8)`"
-        )
+    _check_builder(block)
     modules = [_built(block, seed + k) for k in layers]
     _check_uniform(modules)
+    whole = _copied(modules[0])
     stacked: dict[int, Tensor] = {}  # by the identity of layer 0's tensor: what is tied within a layer stays tied
-    for owner, name, tensors in list(_slots(modules)):
+    for owner, name, (_, *tensors) in list(_slots([whole, *modules])):
         first = tensors[0]
         if id(first) not in stacked:
             if isinstance(first, nn.Parameter) and len(set(map(id, tensors))) < len(layers):
                 raise ValueError(
                     f"the layers share their parameter {name!r}; every layer must have its own: build it inside block()"
                 )
+            if first.requires_grad and not isinstance(first, nn.Parameter):
+                raise ValueError(f"the block's buffer {name!r} wants a gradient; make it an nn.Parameter")
             values = torch.stack([tensor.detach() for tensor in tensors])
             is_parameter = isinstance(first, nn.Parameter)
             stacked[id(first)] = nn.Parameter(values, first.requires_grad) if is_parameter else values
         _put(owner, name, stacked[id(first)])
-    return modules[0]
+    return whole
 
 
 def stacked_tensors(stacked: nn.Module) -> list[Tensor]:
@@ -77,6 +80,39 @@ def layer_weights(stacked: nn.Module, layer: int) -> Iterator[None]:
             _put(owner, name, tensor)
 
 
+def _copied(module: nn.Module) -> nn.Module:
+    """A copy of a module that the caller may have kept: its parts, containers and bound methods are copied, all other
+    values that it refers to are the same ones."""
+    same = {
+        id(value): value
+        for part in module.modules()
+        for value in vars(part).values()
+        if not isinstance(value, nn.Module | dict | list | tuple | set | types.MethodType)
+    }
+    return copy.deepcopy(module, same)
+
+
+def _check_builder(block: Callable[[], nn.Module]) -> None:
+    """Raise TypeError unless `block` can be called without arguments."""
+    if not callable(block) or isinstance(block, nn.Module):
+        raise TypeError(
+            f"block is {type(block).__name__}; expected a callable without arguments that builds one layer's "
+            "nn.Module, such as `lambda: DenseBlock(8)`"
+        )
+    try:
+        parameters = inspect.signature(block).parameters.values()
+    except ValueError:
+        return  # of what is built in there may be none: calling it will tell
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    wanted = [each.name for each in parameters if each.default is each.empty and each.kind not in variadic]
+    if wanted:
+        name = getattr(block, "__name__", type(block).__name__)
+        raise TypeError(
+            f"block is {name}, which cannot be called without {', '.join(wanted)}; pass a callable without arguments: "
+            f"`lambda: {name}({wanted[0]}=...)`"
+        )
+
+
 def _built(block: Callable[[], nn.Module], seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()):
         torch.manual_seed(seed)
@@ -84,11 +120,11 @@ def _built(block: Callable[[], nn.Module], seed: int) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise TypeError(f"block() returned {type(module).__name__}; expected an nn.Module")
     for name, part in module.named_modules():
-        if isinstance(part, nn.modules.batchnorm._NormBase) and part.track_running_stats:
+        if isinstance(part, nn.modules.batchnorm._NormBase) and part.track_running_stats and part.training:
             raise ValueError(
                 f"the block's {name or 'module'} ({type(part).__name__}) keeps running statistics. A solve visits a "
-                "layer several times and would update them as often: use GroupNorm or LayerNorm, or "
-                "track_running_stats=False"
+                "layer several times and would update them as often: use GroupNorm or LayerNorm, "
+                "track_running_stats=False, or frozen statistics, by .eval() of it inside block()"
             )
     return module
 
@@ -98,8 +134,20 @@ def _check_uniform(modules: list[nn.Module]) -> None:
     for k, module in enumerate(modules[1:], start=1):
         if module is modules[0]:
             raise ValueError("block() returned the same module twice; it must build a new one at every call")
-        if (signature := _structure(module)) != first:
-            raise ValueError(f"block() built layer {k} unlike layer 0:\n{signature}\nagainst\n{first}")
+        if (structure := _structure(module)) != first:
+            raise ValueError(
+                f"block() built layer {k} unlike layer 0, but all layers are propagated together, by one module:\n"
+                f"{_difference(first, structure)}\n"
+                "Make them alike: one width, one kind of module, the same plain values; what differs between layers "
+                "must be a parameter or a buffer"
+            )
+
+
+def _difference(first: str, other: str) -> str:
+    """The lines that are not in both, a few of them."""
+    lines = [line for line in difflib.ndiff(first.splitlines(), other.splitlines()) if line[0] in "-+"]
+    shown = [f"  {'layer 0 has' if line[0] == '-' else 'it has'} {line[2:].strip()}" for line in lines[:8]]
+    return "\n".join([*shown, *(["  …"] if len(lines) > len(shown) else [])])
 
 
 def layer_structure(stacked: nn.Module) -> str:

@@ -89,6 +89,11 @@ class TestBlocks:
         with pytest.raises(TypeError, match="block is DenseBlock; expected a callable without arguments"):
             LayerParallel(None, dense(), 4, 1.0)  # pyright: ignore
 
+    def test_it_takes_no_arguments(self) -> None:
+        """LayerParallel(None, ConvBlock, …): the class itself, which wants to know its channels."""
+        with pytest.raises(TypeError, match=r"without channels; pass .*: `lambda: ConvBlock\(channels=\.\.\.\)`"):
+            LayerParallel(None, ConvBlock, 4, 1.0)  # pyright: ignore
+
     @pytest.mark.parametrize("block", [None, 7, "dense"])
     def test_it_is_called(self, block: Any) -> None:
         with pytest.raises(TypeError, match=f"block is {type(block).__name__}; expected a callable"):
@@ -103,10 +108,40 @@ class TestBlocks:
         with pytest.raises(ValueError, match="same module twice"):
             LayerParallel(None, lambda: module, 4, 1.0)
 
+    @pytest.mark.parametrize("listed", [False, True])
+    def test_what_the_caller_keeps_of_it_stays_as_it_is(self, listed: bool) -> None:
+        """Also where a block has its parts in a list of its own."""
+        blocks = [mlp() for _ in range(8)]
+        for block in blocks if listed else ():
+            block.parts = list(block)  # pyright: ignore
+        before = [parameter.clone() for parameter in blocks[0].parameters()]
+        net = LayerParallel(None, iter(blocks).__next__, 8, 1.0, solver=exactly())
+        assert [parameter.shape for parameter in blocks[0].parameters()] == [each.shape for each in before]
+        net(inputs(dtype=torch.float32)).sum().backward()
+        with torch.no_grad():
+            next(net.parameters()).zero_()
+        net.layers.register_forward_hook(lambda *_: None)
+        assert all(map(torch.equal, blocks[0].parameters(), before))
+        assert next(blocks[0].parameters()).grad is None and not blocks[0]._forward_hooks
+
     def test_it_builds_modules_of_one_shape(self) -> None:
         widths = itertools.count(3)
-        with pytest.raises(ValueError, match="layer 1 unlike layer 0"):
+        with pytest.raises(ValueError, match="layer 1 unlike layer 0") as caught:
             LayerParallel(None, lambda: DenseBlock(next(widths)), 4, 1.0)
+        assert_mentions(caught.value, ["layer 0 has linear.weight: (3, 3)", "it has linear.weight: (4, 4)", "alike"])
+
+    def test_of_large_ones_only_the_difference_is_said(self) -> None:
+        scales = itertools.count()
+
+        def block() -> nn.Module:
+            module = nn.Sequential(*(nn.Linear(2, 2) for _ in range(50)))
+            module[17].scale = next(scales)
+            return module
+
+        with pytest.raises(ValueError) as caught:
+            LayerParallel(None, block, 4, 1.0)
+        assert_mentions(caught.value, ["layer 0 has 17.scale = 0", "it has 17.scale = 1", "a parameter or a buffer"])
+        assert len(str(caught.value)) < 500
 
     def test_it_builds_modules_of_one_kind(self) -> None:
         """The same parameters, but another function: only one of them could be propagated."""
@@ -148,7 +183,20 @@ class TestBlocks:
     def test_running_statistics_are_refused_with_the_cure(self, norm: Callable[[int], nn.Module]) -> None:
         with pytest.raises(ValueError) as caught:
             LayerParallel(None, lambda: nn.Sequential(nn.Linear(3, 3), norm(3)), 4, 1.0)
-        assert_mentions(caught.value, ["BatchNorm", "running statistics", "GroupNorm", "LayerNorm"])
+        assert_mentions(caught.value, ["BatchNorm", "running statistics", "GroupNorm", "LayerNorm", ".eval() of it"])
+
+    def test_frozen_running_statistics_are_buffers_like_any_other(self) -> None:
+        def block() -> nn.Module:
+            norm = nn.BatchNorm1d(WIDTH)
+            norm.running_mean.normal_()  # pyright: ignore
+            norm.running_var.uniform_(0.5, 2)  # pyright: ignore
+            return nn.Sequential(nn.Linear(WIDTH, WIDTH), norm.eval(), nn.Tanh())
+
+        net = network(block, solver=exactly())
+        assert_equals_serial(net, inputs(5, WIDTH))
+        net.train()
+        with pytest.raises(RuntimeError, match=r"freeze them.*\.eval\(\).*after every net\.train\(\)"):
+            net(inputs(5, WIDTH))
 
     def test_batch_norm_without_running_statistics_is_a_function_like_any_other(self) -> None:
         def block() -> nn.Module:

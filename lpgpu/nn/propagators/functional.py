@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from lpgpu.nn.arguments import Call
 from lpgpu.nn.propagators.layers import Layers, Linearisation
+from lpgpu.nn.propagators.purity import refuse_captured
 from lpgpu.nn.schemes import StepRule
 
 Named = dict[str, Tensor]
@@ -17,6 +18,10 @@ Phi = Callable[[Named, Named, Sequence[Tensor], float, int, Tensor], Tensor]
 """(θ_k, constants of the layer, shared tensors, Δt, layers that it spans, u) → Φ_k(u), of one layer."""
 
 _VMAP_REFUSAL = ("vmap", "functorch", "torch.func", "Batching rule")
+_IN_PLACE = (
+    "the block changes its input in place. A solve visits a state several times, so a block must leave it as it is: "
+    "take inplace=False, or begin the block with x = x.clone()"
+)
 
 
 class FunctionalLayers(Layers):
@@ -46,9 +51,13 @@ class FunctionalLayers(Layers):
     def advance(
         self, layers: slice, u: Tensor, out: Tensor, *, keep: bool = False, diagonal: Tensor | None = None
     ) -> None:
+        if self.to_be_checked:  # once a call, at the price of recording a single step
+            self.to_be_checked = False
+            out.copy_(self.linearise(layers, u).out.detach())
+            return
         out.copy_(self._batched(_sliced(self.parameters, layers), layers, self.shared, u))
 
-    def linearise(self, layers: slice, u: Tensor, kept: None = None) -> Linearisation:
+    def linearise(self, layers: slice, u: Tensor, kept: None = None) -> "_Graph":
         theta = {
             name: values.detach().requires_grad_(self.parameters[name].requires_grad)
             for name, values in _sliced(self.parameters, layers).items()
@@ -56,7 +65,9 @@ class FunctionalLayers(Layers):
         shared = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in self.shared]
         u = u.detach().requires_grad_()
         with torch.enable_grad():
-            return _Graph(u, [*theta.values(), *shared], self._batched(theta, layers, shared, u))
+            out = self._batched(theta, layers, shared, u)
+        refuse_captured(out, (u, *theta.values(), *shared))
+        return _Graph(u, [*theta.values(), *shared], out)
 
     def differentiable(self, layers: slice, u: Tensor) -> Tensor:
         """Φ_k(u_k) of K layers, [K, ...], for autograd to differentiate in all tensors, as often as wanted."""
@@ -72,15 +83,13 @@ class FunctionalLayers(Layers):
         version_of_u = u._version
         out = _vmapped(phi, theta, _sliced(self.constants, layers), u)
         if u._version != version_of_u:
-            raise RuntimeError(
-                "the block changes its input in place. A solve visits a state several times, so a block must leave it"
-                " as it is: take inplace=False, or begin the block with x = x.clone()"
-            )
+            raise RuntimeError(_IN_PLACE)
         changed = [name for name, buffer in self.constants.items() if buffer._version != versions[name]]
         if changed:
             raise RuntimeError(
                 f"the block changes its buffers {changed} while it propagates. A solve visits a layer several times,"
-                " so a block must be a function of its input: freeze them (eval mode, track_running_stats=False)"
+                " so a block must be a function of its input: freeze them by .eval() of the part that has them "
+                "(BatchNorm, spectral_norm) after every net.train(), or track_running_stats=False"
             )
         return out
 
@@ -141,6 +150,8 @@ def _vmapped(phi: Callable[..., Tensor], *arguments) -> Tensor:
     try:
         return torch.vmap(phi)(*arguments)
     except RuntimeError as error:
+        if "leaf Variable" in str(error) and "in-place" in str(error):
+            raise RuntimeError(_IN_PLACE) from error
         if not any(word in str(error) for word in _VMAP_REFUSAL):
             raise
         raise RuntimeError(

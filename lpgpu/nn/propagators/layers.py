@@ -45,8 +45,10 @@ class Layers(ABC):
 
     `has_diagonal`: the Jacobian's diagonal is a closed formula here. `prefers_delta`: Δ-correction by it pays.
     `num_shared`: of how many tensors that are the same for all layers there are gradients too.
+    `to_be_checked`: set where a gradient may follow, for what would go wrong in it to be refused in the forward.
     """
 
+    to_be_checked = False
     has_diagonal = False
     prefers_delta = False
     num_shared = 0

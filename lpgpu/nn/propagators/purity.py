@@ -1,0 +1,61 @@
+"""What would go wrong without a word: gradients of captured tensors, hooks, and forwards replaced behind a kernel.
+
+A solve differentiates a block in its input and its own parameters, and fused kernels compute what a block was written
+to compute. Whatever else takes part is refused here, or sends the block on the general path.
+"""
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def is_as_written(block: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
+    """Whether `block` is made of modules of exactly these `kinds`, none with hooks or a forward of its own."""
+    return not _has_any_global_hook() and all(
+        type(part) in kinds and "forward" not in vars(part) and not any(getattr(part, hooks) for hooks in _HOOKS)
+        for part in block.modules()
+    )
+
+
+def is_of_kernel(convolution: nn.Module) -> bool:
+    """Whether it is a 3×3 convolution with zero padding that keeps the image's size, as the kernel's are."""
+    expected = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
+    return convolution.padding_mode == "zeros" and all(
+        getattr(convolution, name) == value for name, value in expected.items()
+    )
+
+
+def refuse_backward_hooks(block: nn.Module) -> None:
+    """Raise ValueError where a part of `block` has backward hooks: autograd does not see its calls one by one."""
+    for name, part in block.named_modules():
+        if part._backward_hooks or part._backward_pre_hooks:
+            raise ValueError(
+                f"the block's {name or 'module'} ({type(part).__name__}) has backward hooks, which would never run: "
+                "the layers are differentiated together. Register them on net.to_sequential(), or on parameters: "
+                "net.layers.get_parameter(name).register_hook(...), which sees the gradients of all layers"
+            )
+
+
+def refuse_captured(out: Tensor, own: Iterable[Tensor]) -> None:
+    """Raise ValueError where the graph of `out` leads to a tensor that wants a gradient and is not one of `own`.
+
+    Such a tensor reached the block past its arguments and parameters, and would be left without its gradient.
+    """
+    known = set(map(id, own))
+    seen, waiting = set(), [out.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)  # of the nodes that end in a leaf
+        if leaf is not None and id(leaf) not in known:
+            raise ValueError(
+                f"the block uses a tensor {tuple(leaf.shape)} that wants a gradient but is neither its input nor one "
+                "of its parameters, so it would get none. Pass it as an argument, net(x, tensor), which reaches "
+                "every block; make it an nn.Parameter of the block, inside block(); or .detach() it"
+            )
+        waiting.extend(following for following, _ in node.next_functions)
