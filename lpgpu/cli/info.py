@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 import lpgpu
-from lpgpu.comm.about import describe_mpi
+from lpgpu.comm.diagnostics import describe_mpi
 from lpgpu.kernels import dispatch
 from lpgpu.kernels.precision import get_precision
 

@@ -32,6 +32,11 @@ class Communicator(Protocol):
         """The number of processes."""
         ...
 
+    @property
+    def seconds_waited(self) -> float:
+        """The time that this process has spent in waiting for others, since the start."""
+        ...
+
     def send(self, state: Tensor, to: int) -> None:
         """Send a copy of `state`, without waiting. Messages from one rank to another arrive in order."""
         ...
@@ -71,6 +76,7 @@ class SingleProcess:
 
     rank = 0
     size = 1
+    seconds_waited = 0.0
 
     def send(self, state: Tensor, to: int) -> None:
         raise ValueError(f"one process has no rank {to} to send to")
@@ -92,20 +98,3 @@ class SingleProcess:
 
     def reversed(self) -> "SingleProcess":
         return self
-
-
-def as_communicator(comm: Any) -> Communicator:
-    """The solver's communicator for `comm`, which is None or an mpi4py communicator.
-
-    Raises:
-        TypeError: when `comm` is neither.
-    """
-    if comm is None:
-        return SingleProcess()
-    if not callable(getattr(comm, "Get_size", None)):
-        raise TypeError(f"comm is {type(comm).__name__}; expected None (one process) or an mpi4py communicator")
-    if comm.Get_size() == 1:
-        return SingleProcess()
-    from lpgpu.comm.mpi import mpi_communicator  # noqa: PLC0415: needs mpi4py
-
-    return mpi_communicator(comm)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from lpgpu.comm.communicator import as_communicator
+from lpgpu.comm.choice import as_communicator
 
 # set by Open MPI, Slurm, MPICH (Hydra), Intel MPI and others: the rank among those of one machine
 _LOCAL_RANK = (
@@ -47,7 +47,8 @@ class ProcessGrid:
         self.layer_ranks = size if layer_ranks is None else _checked_layer_ranks(layer_ranks, size)
         self.data_ranks = size // self.layer_ranks
         self.data_rank, self.layer_rank = divmod(rank, self.layer_ranks)
-        self.layer_comm = self.data_comm = None
+        self.layer_comm: Any = None
+        self.data_comm: Any = None
         if comm is not None:
             self.layer_comm = comm.Split(self.data_rank, self.layer_rank)
             self.data_comm = comm.Split(self.layer_rank, self.data_rank)

@@ -179,9 +179,9 @@ def test_no_wait_is_longer_than_the_limit(made: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     fresh = "comm = comm.Dup()\n" if "LayerParallel" in made else ""
     script.write_text(f"{SCRIPT}{fresh}{made}\ntime.sleep(60)\n")
-    done = mpi_launcher.run(2, script, timeout=40, environment={"LPGPU_MPI_TIMEOUT": "2"})
+    done = mpi_launcher.run(2, script, timeout=40, environment={"LPGPU_TIMEOUT": "2"})
     assert done.status != 0
-    assert "LPGPU_MPI_TIMEOUT" in done.of_ranks[1], done.everything
+    assert "LPGPU_TIMEOUT" in done.of_ranks[1], done.everything
 
 
 def test_a_slow_rank_is_waited_for(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lpgpu.comm import SingleProcess, as_communicator
-from lpgpu.comm.about import describe_mpi
+from lpgpu.comm.diagnostics import describe_mpi
 from lpgpu.comm.process_grid import ProcessGrid, local_rank
 from tests.assertions import assert_mentions
 from tests.nn.ranks import COMM, RANK, SIZE

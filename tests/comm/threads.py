@@ -38,6 +38,8 @@ class _Arrival:
 class ThreadRank:
     """One rank's communicator; notes every message's size and where it goes."""
 
+    seconds_waited = 0.0
+
     def __init__(self, world: _World, rank: int) -> None:
         self.world = world
         self.rank = rank

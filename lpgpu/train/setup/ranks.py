@@ -50,7 +50,7 @@ class Ranks:
     def seconds_waited(self) -> float:
         """What this rank has spent on waiting for others, since the start."""
         comms = (self.grid.layer_comm, self.grid.data_comm)
-        return sum(getattr(as_communicator(comm), "seconds_waited", 0.0) for comm in comms)
+        return sum(as_communicator(comm).seconds_waited for comm in comms)
 
     def from_root(self, call: Callable[[], T]) -> T:
         """What `call` returns on the root, on every rank; an InputError or DataError there is raised on all."""

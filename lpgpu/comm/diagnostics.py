@@ -1,4 +1,4 @@
-"""What this process's MPI is and can do, for `lpgpu info`. `python -m lpgpu.comm.about` prints it.
+"""What this process's MPI is and can do, for `lpgpu info`. `python -m lpgpu.comm.diagnostics` prints it.
 
 Initialising MPI may end a process for good, where an installation is broken. Without a launcher it is therefore asked
 in a process of its own; under mpiexec or srun the launched ranks ask it themselves, together.
@@ -28,7 +28,7 @@ def describe_mpi(environment: Mapping[str, str] = os.environ) -> dict[str, str] 
         return _ask()
     try:
         asked = subprocess.run(
-            [sys.executable, "-m", "lpgpu.comm.about"], capture_output=True, text=True, timeout=PATIENCE
+            [sys.executable, "-m", "lpgpu.comm.diagnostics"], capture_output=True, text=True, timeout=PATIENCE
         )
         return json.loads(asked.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:

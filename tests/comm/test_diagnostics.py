@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from lpgpu.comm.about import describe_mpi
+from lpgpu.comm.diagnostics import describe_mpi
 from tests import mpi_launcher
 
 
