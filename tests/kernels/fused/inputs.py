@@ -1,6 +1,8 @@
 """Inputs for fused kernels: on any device, in several memory orders, what is to be written NaN until it is."""
 
+import os
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +11,13 @@ from lpgpu.kernels import dispatch
 from lpgpu.kernels.sweep import Terms
 from tests.assertions import TOLERANCE, relative_error
 
+FULL = os.environ.get("LPGPU_GPU_FULL") == "1"
 ACTIVATIONS = ["identity", "relu", "silu", "smooth_relu", "tanh"]
+
+
+def some(always: list[Any], *more: Any) -> list[Any]:
+    """Parameters of a GPU test: every kernel, dtype and tier once, and with `LPGPU_GPU_FULL=1` all combinations."""
+    return [*always, *(more if FULL else ())]
 
 
 def random(*shape: int, dtype: torch.dtype, device: str, scale: float = 1.0) -> Tensor:

@@ -1,28 +1,31 @@
-"""The fused GRU kernels on a GPU, against the reference in fp64 on the CPU."""
+"""The fused GRU kernels on a GPU, against the reference in fp64 on the CPU.
+
+The classic cell's default tests are those of whole networks (tests/nn/test_on_a_gpu.py).
+"""
 
 import pytest
 import torch
 
-from lpgpu.kernels import implicit_gru
 from lpgpu.kernels.devices import arch_of
 from lpgpu.kernels.implicit_gru import capacity
 from lpgpu.kernels.precision import dot_precision
 from lpgpu.kernels.sweep import Sweep
 from tests.kernels.fused import gru
 from tests.kernels.fused.gru import Case
+from tests.kernels.fused.inputs import some
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.parametrize("formulation", implicit_gru.FORMULATIONS),
+    pytest.mark.parametrize("formulation", some(["implicit"], "classic")),
     pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str),
 ]
 
-WIDTHS = pytest.mark.parametrize("width", [20, 64, 100, 128, 200])
+WIDTHS = pytest.mark.parametrize("width", some([64, 128, 200], 20, 100))
 
 
 @WIDTHS
 @pytest.mark.parametrize("way", gru.WAYS)
-@pytest.mark.parametrize("terms", [False, True])
+@pytest.mark.parametrize("terms", some([True], False))
 def test_sweep(width: int, dtype: torch.dtype, formulation: str, way: str, terms: bool) -> None:
     case = Case(batch=37, width=width, formulation=formulation, dtype=dtype, device="cuda", order="spread")
     arch = arch_of(torch.device("cuda", torch.cuda.current_device()))
@@ -44,7 +47,7 @@ def test_steps(width: int, dtype: torch.dtype, formulation: str, batch: int) -> 
     gru.check_steps(case, 3)
 
 
-@pytest.mark.parametrize("width", [20, 100])
+@pytest.mark.parametrize("width", some([20], 100))
 def test_past_the_end_the_state_is_held_and_so_is_the_adjoint(width: int, dtype: torch.dtype, formulation: str) -> None:
     if dtype == torch.float64 and width > 32:
         pytest.skip("recomputing holds W twice: fp64 up to H = 32")
