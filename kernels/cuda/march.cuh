@@ -45,6 +45,11 @@ struct March {
     using Operand = typename Shape::Operand;
     using Message = Word<Cell::DATA>;
     using Inputs = typename Cell::Inputs;
+    using Place = typename Cell::Place;
+    struct Kept {  // of a pair, by the thread that owns it
+        Pair state;
+        Place place;
+    };
     static constexpr int COLUMNS = Cell::GATES * Shape::UNITS, COLUMN_TILES = COLUMNS / 8;
     static constexpr int PITCH = COLUMNS + (COLUMNS % 16 == 0 ? 8 : 0);  // a warp's sums in different banks
     static constexpr int SUMS = Shape::WARPS * TILE_ROWS * PITCH;
@@ -58,13 +63,13 @@ struct March {
     const bool owner;              // of a pair: row `row` of a tile, units `unit` and `unit` + 1
     const int row, column, unit;
     float* const sums;             // [2][WARPS][TILE_ROWS][PITCH]
-    Pair* const states;            // [tiles of this block][PAIRS]
+    Kept* const kept;              // [tiles of this block][PAIRS]
     uint32_t weights[Shape::CHUNKS][Cell::DATA][COLUMN_TILES][Operand::WEIGHT_REGISTERS];
 
     // Bytes of shared memory of a block that takes so many tiles in turn.
     static constexpr int shared_bytes(int tiles)
     {
-        return int(sizeof(float)) * 2 * SUMS + int(sizeof(Pair)) * tiles * Shape::PAIRS;
+        return int(sizeof(float)) * 2 * SUMS + int(sizeof(Kept)) * tiles * Shape::PAIRS;
     }
 
     LPGPU_FUNCTION March(Block& block, Cell& cell, const Extent& extent)
@@ -78,7 +83,7 @@ struct March {
           column(2 * (block.thread() % (Shape::UNITS / 2))),
           unit(unit_of(block)),
           sums(block.shared()),
-          states(reinterpret_cast<Pair*>(block.shared() + 2 * SUMS))
+          kept(reinterpret_cast<Kept*>(block.shared() + 2 * SUMS))
     {
     }
 
@@ -86,24 +91,31 @@ struct March {
     {
         hold_weights();
         if (owner) cell.prepare(unit);
-        Inputs next{};
+        Inputs inputs{};
         if (owner) {
             for (int tile = block.group(), i = 0; tile < tiles; tile += block.groups(), i++) {
-                const Pair state = cell.start(place(tile));
-                states[i * Shape::PAIRS + block.thread()] = state;
-                publish(tile, 0, state, cell.fetch(place(tile), -1));
+                const Place place = placed(tile);
+                const Pair state = cell.start(place);
+                kept[i * Shape::PAIRS + block.thread()] = {state, place};
+                publish(tile, 0, state, cell.fetch(place, -1));
             }
-            next = cell.fetch(place(block.group()), 0);
+            inputs = cell.fetch(kept[block.thread()].place, 0);
         }
         int buffer = 0;
         for (int step = 0; step < extent.steps; step++) {
             for (int tile = block.group(), i = 0; tile < tiles; tile += block.groups(), i++) {
-                const Inputs inputs = next;
-                const bool last = tile + block.groups() >= tiles;
-                if (owner) next = cell.fetch(place(last ? block.group() : tile + block.groups()), step + int(last));
                 multiply(message(tile, step), step + 1, sums + buffer * SUMS);
                 block.sync();
-                if (owner) advance(tile, step, inputs, states[i * Shape::PAIRS + block.thread()], sums + buffer * SUMS);
+                if (owner) {
+                    const bool last = tile + block.groups() >= tiles;
+                    Kept& mine = kept[i * Shape::PAIRS + block.thread()];
+                    const Kept& next = kept[last ? block.thread() : (i + 1) * Shape::PAIRS + block.thread()];
+                    mine.state = cell.advance(summed(sums + buffer * SUMS).of_gate, inputs, mine.state);
+                    if (step + 1 < extent.steps) publish(tile, step + 1, mine.state, inputs);
+                    // until the next turn of phase 3 these loads have all the time in which others' messages come
+                    inputs = cell.fetch(next.place, step + int(last));
+                    cell.store(mine.place, step, mine.state);
+                }
                 buffer ^= 1;
             }
         }
@@ -116,7 +128,7 @@ private:
     }
 
     // Row and unit that this thread's pair has in a tile.
-    LPGPU_FUNCTION typename Cell::Place place(int tile) const { return cell.place(tile * TILE_ROWS + row, unit); }
+    LPGPU_FUNCTION Place placed(int tile) const { return cell.place(tile * TILE_ROWS + row, unit); }
 
     LPGPU_FUNCTION Message* message(int tile, int step) const
     {
@@ -203,23 +215,25 @@ private:
         return words[0].stamp == stamp && words[1].stamp == stamp && words[2].stamp == stamp && words[3].stamp == stamp;
     }
 
-    // Phase 3.
-    LPGPU_FUNCTION void advance(int tile, int step, const Inputs& inputs, Pair& state, const float* part)
+    struct Sums {
+        Pair of_gate[Cell::GATES];
+    };
+
+    // Of this thread's pair, from the parts of all warps.
+    LPGPU_FUNCTION Sums summed(const float* part) const
     {
-        Pair y[Cell::GATES] = {};
+        Sums y{};
         LPGPU_UNROLL
         for (int w = 0; w < Shape::WARPS; w++) {
             LPGPU_UNROLL
             for (int gate = 0; gate < Cell::GATES; gate++) {
                 const float* at = part + (w * TILE_ROWS + row) * PITCH + gate * Shape::UNITS + column;
                 const Pair of_warp = *reinterpret_cast<const Pair*>(at);
-                y[gate].x += of_warp.x;
-                y[gate].y += of_warp.y;
+                y.of_gate[gate].x += of_warp.x;
+                y.of_gate[gate].y += of_warp.y;
             }
         }
-        state = cell.advance(y, inputs, state);
-        if (step + 1 < extent.steps) publish(tile, step + 1, state, inputs);
-        cell.store(place(tile), step, state);
+        return y;
     }
 
     // The pair's part of the message of `step`, where the matrix unit wants it (operands.cuh).

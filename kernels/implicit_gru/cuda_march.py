@@ -56,7 +56,7 @@ class Plan:
         """Dynamic shared memory of a block; `gates`: columns of the product for each unit."""
         columns = gates * self.units
         pitch = columns + (8 if columns % 16 == 0 else 0)
-        return 4 * 2 * WARPS * TILE_ROWS * pitch + 8 * self.tiles_of_block * TILE_ROWS * self.units // 2
+        return 4 * 2 * WARPS * TILE_ROWS * pitch + 24 * self.tiles_of_block * TILE_ROWS * self.units // 2
 
     def word_bytes(self, width: int, adjoint: bool) -> int:
         """What the blocks exchange their states through, zeroed before every launch."""
