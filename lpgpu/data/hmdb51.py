@@ -10,15 +10,14 @@ or, as published,
 """
 
 import hashlib
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from lpgpu.data.errors import DataError, array_of
+from lpgpu.data.errors import DataError
+from lpgpu.data.files import read_npy, read_npz, read_text, unreadable
 
 NPZ = "hmdb51_clips.npz"
 SPLITS = "testTrainMulti_7030_splits"
@@ -78,7 +77,7 @@ def _of_class(data_dir: Path, name: str, label: int, split: int) -> list[Clip]:
     if not listing.is_file():
         raise DataError(f"{listing} does not exist; expected the split lists of all classes asked for, as published")
     clips = []
-    for number, line in enumerate(listing.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(read_text(listing).splitlines(), start=1):
         file, _, use = line.strip().rpartition(" ")
         if not line.strip():
             continue
@@ -101,7 +100,8 @@ def _clip(path: Path, label: int, test: bool) -> Clip:
 def decode(path: Path, most: int) -> np.ndarray:
     """The first frames of a video file, at most so many, uint8 `[frames, height, width, 3]`.
 
-    Raises `DataError` without the package `av`, or where the file is damaged.
+    Raises `DataError` without the package `av`, or where the file is damaged or cut off: FFmpeg, left alone, makes up
+    what is missing of a frame, and ends early without a word.
     """
     try:
         import av
@@ -111,23 +111,30 @@ def decode(path: Path, most: int) -> np.ndarray:
     try:
         # some clips carry a tag that is not UTF-8
         with av.open(str(path), metadata_errors="ignore") as container:
+            declared = container.streams.video[0].frames
             for frame in container.decode(video=0):
+                if frame.is_corrupt:
+                    raise _damaged(path, f"its frame {len(frames)} cannot be decoded whole")
                 frames.append(frame.to_ndarray(format="rgb24"))
+                if frames[-1].shape != frames[0].shape:
+                    sizes = " to ".join(f"{width}×{height}" for height, width, _ in (frames[0].shape, frames[-1].shape))
+                    raise _damaged(path, f"from frame {len(frames) - 1} on the size of its frames changes, {sizes}")
                 if len(frames) == most:
                     break
-    except (av.FFmpegError, OSError, ValueError, IndexError) as error:
-        raise DataError(f"{path} is damaged and cannot be decoded ({error}); fetch it again") from error
-    if not frames:
-        raise DataError(f"{path} is damaged: it has no frame; fetch it again")
+    except (av.FFmpegError, OSError, IndexError) as error:
+        raise unreadable(path, error, "a video") from error
+    # DivX may pack two frames into one and leave an empty one behind, which the header counts
+    if not frames or len(frames) < min(most, declared - 1):
+        raise _damaged(path, f"its header declares {declared} frames, and it has {len(frames)}")
     return np.stack(frames)
 
 
+def _damaged(path: Path, how: str) -> DataError:
+    return DataError(f"{path} is damaged: {how}; fetch it again, or leave it out, with a 0 in the split lists")
+
+
 def _read_frames(path: Path, most: int) -> np.ndarray:
-    try:
-        frames = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} is damaged and cannot be read ({error})") from error
-    return _checked(path, frames)[:most]
+    return _checked(path, read_npy(path))[:most]
 
 
 def _checked(path: Path, frames: np.ndarray) -> np.ndarray:
@@ -137,16 +144,17 @@ def _checked(path: Path, frames: np.ndarray) -> np.ndarray:
 
 
 def _from_npz(path: Path, classes: Sequence[str], split: int) -> list[Clip]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            video, kind, names, uses = (arrays[key] for key in ("video", "label_name", "name", "split"))
-    except KeyError as error:
-        raise DataError(f"{path} has no array {array_of(error)}; expected video, label_name, name and split") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is damaged and cannot be read ({error})") from error
+    video, kind, names, uses = read_npz(path, ("video", "label_name", "name", "split"))
+    shapes = [array.shape for array in (video, kind, names, uses)]
+    count = len(video) if video.ndim == 5 else -1
+    if shapes[1:3] != [(count,), (count,)] or uses.shape[:1] != (count,) or uses.ndim != 2 or uses.shape[1] < split:
+        raise DataError(
+            f"{path} has video, label_name, name and split of the shapes {shapes}; expected (n, frames, height, width, "
+            f"3), (n,), (n,) and (n, {split} or more)"
+        )
     known = list(classes or sorted(set(kind.tolist())))
     clips = []
-    for i in range(len(names)):
+    for i in range(count):
         frames, use = _checked(path, video[i]), int(uses[i, split - 1])
         if kind[i] in known and use:
             stamp = f"{names[i]} {frames.shape} {hashlib.sha256(frames.tobytes()).hexdigest()}"

@@ -4,15 +4,14 @@ AVIRIS scene of 12 June 1992: M. F. Baumgardner, L. L. Biehl, D. A. Landgrebe, P
 as .mat files, with the ground truth, by the Grupo de Inteligencia Computacional, UPV/EHU.
 """
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from lpgpu.data.dataset import Dataset
-from lpgpu.data.errors import DataError, array_of
+from lpgpu.data.errors import DataError
+from lpgpu.data.files import read_mat, read_npz
 
 NPZ = "indian_pines_partial.npz"
 CUBES = {"Indian_pines_corrected.mat": "indian_pines_corrected", "Indian_pines.mat": "indian_pines"}
@@ -46,7 +45,7 @@ def load_indian_pines(data_dir: Path | None, *, train_share: float = 0.5) -> Dat
             f"and {TRUTH} from the Grupo de Inteligencia Computacional, UPV/EHU, and name their folder with --data-dir"
         )
     where, spectra, labels = _read(data_dir)
-    _check(where, spectra, labels)
+    labels = _checked(where, spectra, labels)
     train, test = stratified_split(labels - 1, train_share)
     mean, std = spectra[train].mean(axis=0), spectra[train].std(axis=0)
     inputs = torch.as_tensor((spectra - mean) / np.where(std > 0, std, 1.0), dtype=torch.float32)
@@ -82,46 +81,31 @@ def _read(data_dir: Path) -> tuple[Path, np.ndarray, np.ndarray]:
             f"{data_dir} holds neither {NPZ}, nor one of {', '.join(CUBES)} and {TRUTH}; name with --data-dir the "
             "folder that holds them (it is not searched any deeper)"
         )
-    values, truth = _read_mat(cube, CUBES[cube.name]), _read_mat(data_dir / TRUTH, TRUTH_KEY)
+    values, truth = read_mat(cube, CUBES[cube.name]), read_mat(data_dir / TRUTH, TRUTH_KEY)
     if values.ndim != 3 or truth.shape != values.shape[:2]:
         raise DataError(f"{cube} is {values.shape}, and its ground truth {truth.shape}; expected pixels × bands")
-    labelled = truth > 0
-    return cube, values[labelled].astype(np.float64), truth[labelled].astype(np.int64)
-
-
-def _read_mat(path: Path, key: str) -> np.ndarray:
-    from scipy.io import loadmat  # came with scikit-learn; half a second to import: only who asks pays
-
-    try:
-        return loadmat(path)[key]
-    except KeyError as error:
-        raise DataError(f"{path} has no array {array_of(error)}; expected the file as published") from error
-    except (OSError, ValueError, TypeError, IndexError, EOFError, NotImplementedError, zlib.error) as error:
-        raise DataError(f"{path} is damaged and cannot be read ({error}); fetch it again") from error
-    except Exception as error:
-        if type(error).__name__ != "MatReadError":  # scipy does not show its class
-            raise
-        raise DataError(f"{path} is damaged and cannot be read ({error}); fetch it again") from error
+    labelled = truth != 0
+    return cube, values[labelled].astype(np.float64), truth[labelled]
 
 
 def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays["x_train"].astype(np.float64), arrays["y_train"].astype(np.int64)
-    except KeyError as error:
-        raise DataError(f"{path} has no array {array_of(error)}; expected x_train and y_train") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is damaged and cannot be read ({error})") from error
+    spectra, labels = read_npz(path, ("x_train", "y_train"))
+    if spectra.dtype.kind not in "iuf" or labels.dtype.kind not in "iuf":
+        raise DataError(f"{path} has spectra {spectra.dtype} and labels {labels.dtype}; expected numbers")
+    return spectra.astype(np.float64), labels
 
 
-def _check(where: Path, spectra: np.ndarray, labels: np.ndarray) -> None:
+def _checked(where: Path, spectra: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The labels as int64, where they and the spectra are right; else `DataError`."""
     if spectra.ndim != 2 or labels.shape != spectra.shape[:1]:
         raise DataError(f"{where} has spectra {spectra.shape} and labels {labels.shape}; expected (n, bands) and (n,)")
     if not np.isfinite(spectra).all():
         raise DataError(f"{where} is damaged: it has spectra with entries that are NaN or infinite")
-    if labels.min(initial=1) < 1 or labels.max(initial=1) > len(NAMES):
-        raise DataError(f"{where} is damaged: its labels go beyond 1 … {len(NAMES)}")
+    if not len(labels) or not np.array_equal(labels, np.clip(np.round(labels), 1, len(NAMES))):
+        raise DataError(f"{where} is damaged: it has labels that are no integers 1 … {len(NAMES)}")
+    labels = labels.astype(np.int64)
     counts = np.bincount(labels, minlength=len(NAMES) + 1)[1:]
     few = [name for name, count in zip(NAMES, counts, strict=True) if count < 2]
     if few:
         raise DataError(f"{where} is no data set to train and test on: it has no two pixels of {', '.join(few)}")
+    return labels

@@ -3,12 +3,11 @@
 MNIST: Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, Gradient-based learning applied to document recognition (1998).
 Fashion-MNIST: H. Xiao, K. Rasul, R. Vollgraf, arXiv:1708.07747 (2017), Zalando SE.
 
-The two publish files of the same names. Whichever comes is therefore checked by the number of images of every class.
+They, KMNIST and others publish files of the same names. Whichever comes is therefore checked by the number of images of
+every class, and by the sum of all their pixels.
 """
 
 import gzip
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +16,12 @@ import torch
 
 from lpgpu.data.dataset import Dataset
 from lpgpu.data.download import cache_folder, fetch_checked
-from lpgpu.data.errors import DataError, array_of
+from lpgpu.data.errors import DataError
+from lpgpu.data.files import DAMAGES, read_npz, unreadable
 
 SIDE, CLASSES = 28, 10
 PARTS = {"train": "train", "test": "t10k"}  # as we and as the files call them
+GZIP = b"\x1f\x8b"
 MAGIC = {3: 2051, 1: 2049}  # first four bytes of an idx file of unsigned bytes, by its dimensions
 
 Part = tuple[np.ndarray, np.ndarray]
@@ -28,13 +29,20 @@ Part = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Source:
-    """One of the two data sets: where it is published, its MD5 sums, and how many images of each class it has."""
+    """One of the two data sets: where it is published, and what tells it apart.
+
+    Attributes:
+        md5: of the files as published.
+        counts: images of each class, by part.
+        pixels: the sum of all pixels, 0 … 255 each, by part.
+    """
 
     name: str
     npz: str
     address: str
     md5: dict[str, str]
     counts: dict[str, tuple[int, ...]]
+    pixels: dict[str, int]
 
 
 MNIST = Source(
@@ -51,6 +59,7 @@ MNIST = Source(
         "train": (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
         "test": (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009),
     },
+    {"train": 1567298545, "test": 264923200},
 )
 FASHION_MNIST = Source(
     "Fashion-MNIST",
@@ -63,6 +72,7 @@ FASHION_MNIST = Source(
         "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
     },
     {"train": (6000,) * 10, "test": (1000,) * 10},
+    {"train": 3431114169, "test": 573469082},
 )
 
 
@@ -95,17 +105,18 @@ def load_mnist(source: Source, data_dir: Path | None = None) -> Dataset:
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """The unsigned bytes of an idx file, packed (.gz) or not. Raises `DataError` where it is damaged."""
+    """The unsigned bytes of an idx file, packed by gzip or not, whatever its name. Raises `DataError` if damaged."""
+    expected = f"an idx file of unsigned bytes in {dimensions} dimensions"
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is damaged and cannot be read ({error}); fetch it again") from error
+        content = path.read_bytes()
+        if content.startswith(GZIP):
+            content = gzip.decompress(content)
+    except DAMAGES as error:
+        raise unreadable(path, error, expected) from error
     head = np.frombuffer(content[: 4 * (1 + dimensions)].ljust(4 * (1 + dimensions), b"\0"), dtype=">i4")
     shape = tuple(int(size) for size in head[1:])
     if head[0] != MAGIC[dimensions] or len(content) != 4 * (1 + dimensions) + int(np.prod(shape)):
-        raise DataError(
-            f"{path} is damaged: its {len(content)} bytes are no idx file of unsigned bytes in {dimensions} dimensions"
-        )
+        raise unreadable(path, f"its {len(content)} bytes are no idx file", expected)
     return np.frombuffer(content, dtype=np.uint8, offset=4 * (1 + dimensions)).reshape(shape)
 
 
@@ -136,22 +147,21 @@ def _published(folder: Path, name: str, source: Source) -> Path:
 
 
 def _read_npz(path: Path) -> dict[str, Part]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {part: (arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in PARTS}
-    except KeyError as error:
-        raise DataError(f"{path} has no array {array_of(error)}; expected x_train, y_train, x_test, y_test") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is damaged and cannot be read ({error})") from error
+    train_x, train_y, test_x, test_y = read_npz(path, ("x_train", "y_train", "x_test", "y_test"))
+    return {"train": (train_x, train_y), "test": (test_x, test_y)}
 
 
 def _check(source: Source, where: Path, name: str, part: Part) -> None:
-    """Raise `DataError` unless this is the whole published part, by its number of images of each class."""
+    """Raise `DataError` unless this is the whole published part, by its images of each class and their pixels."""
     images, labels = part
     if images.shape != (len(labels), SIDE, SIDE) or images.dtype != np.uint8 or labels.dtype.kind not in "iu":
         raise DataError(
             f"{where} has {name} images {images.dtype} {images.shape} and labels {labels.dtype} {labels.shape}; "
             f"expected uint8 (n, {SIDE}, {SIDE}) and integers (n,)"
+        )
+    if labels.min(initial=0) < 0 or labels.max(initial=0) >= CLASSES:
+        raise DataError(
+            f"{where} is damaged: its {name} labels are {labels.min()} … {labels.max()}; expected 0 … {CLASSES - 1}"
         )
     counts = np.bincount(labels, minlength=CLASSES)
     missing = [str(label) for label in np.flatnonzero(counts == 0)]
@@ -161,6 +171,11 @@ def _check(source: Source, where: Path, name: str, part: Part) -> None:
         raise DataError(
             f"{where} is not {source.name}: its {counts.sum()} {name} images have {counts.tolist()} of the classes; "
             f"expected {sum(source.counts[name])}, {list(source.counts[name])}"
+        )
+    if (came := int(images.sum(dtype=np.int64))) != source.pixels[name]:
+        raise DataError(
+            f"{where} is not {source.name}, though it has as many {name} images of each class: the sum of their pixels "
+            f"is {came}, expected {source.pixels[name]} (KMNIST, for one, has files of the same names)"
         )
 
 

@@ -8,8 +8,6 @@ There is no checksum of the published zip that this project could vouch for, so 
 wherever they come from: shapes, finite values, the number of windows, and the number of windows of every class.
 """
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,8 @@ import torch
 
 from lpgpu.data.dataset import Dataset
 from lpgpu.data.download import cache_folder, fetch
-from lpgpu.data.errors import DataError, array_of
+from lpgpu.data.errors import DataError
+from lpgpu.data.files import read_npz
 from lpgpu.data.uci_har_files import CHANNELS, CLASSES, FOLDER, PARTS, STEPS, ZIP, Recordings, opened_zip, read_part
 
 NPZ = "uci_har.npz"
@@ -87,15 +86,8 @@ def _read_zip(path: Path) -> tuple[Path, dict[str, Recordings]]:
 
 
 def _read_npz(path: Path) -> dict[str, Recordings]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {part: _recordings(path, arrays[f"X_{part}"], arrays[f"y_{part}"]) for part in PARTS}
-    except DataError:
-        raise
-    except KeyError as error:
-        raise DataError(f"{path} has no array {array_of(error)}; expected X_train, y_train, X_test, y_test") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is damaged and cannot be read ({error})") from error
+    train_x, train_y, test_x, test_y = read_npz(path, ("X_train", "y_train", "X_test", "y_test"))
+    return {"train": _recordings(path, train_x, train_y), "test": _recordings(path, test_x, test_y)}
 
 
 def _recordings(path: Path, signals: np.ndarray, labels: np.ndarray) -> Recordings:

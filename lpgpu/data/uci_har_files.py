@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from lpgpu.data.errors import DataError
+from lpgpu.data.files import DAMAGES, unreadable
 
 FOLDER = "UCI HAR Dataset"
 ZIP = f"{FOLDER}.zip"
@@ -24,8 +25,6 @@ PARTS = ("train", "test")
 CHANNELS = tuple(f"{signal}_{axis}" for signal in ("body_acc", "body_gyro", "total_acc") for axis in "xyz")
 STEPS = 128
 CLASSES = 6
-
-DAMAGES = (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def opened_zip(path: Path) -> Iterator[zipfile.Path]:
             with archive.open(ZIP) as file, zipfile.ZipFile(file) as inner:
                 yield _folder_inside(inner, path)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise DataError(f"{path} is damaged and cannot be read ({error}); fetch it again") from error
+        raise unreadable(path, error, "the zip that the UCI repository distributes") from error
 
 
 def _folder_inside(archive: zipfile.ZipFile, path: Path) -> zipfile.Path:

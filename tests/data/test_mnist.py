@@ -20,7 +20,11 @@ FILES = {"x_train": "train-images-idx3", "y_train": "train-labels-idx1"} | {
     "x_test": "t10k-images-idx3",
     "y_test": "t10k-labels-idx1",
 }
-SMALL = replace(MNIST, counts=FEW)
+
+
+def small(arrays: dict[str, np.ndarray], like: Source = MNIST) -> Source:
+    """A data set of these few images."""
+    return replace(like, counts=FEW, pixels={part: int(arrays[f"x_{part}"].sum(dtype=int)) for part in FEW})
 
 
 @pytest.fixture
@@ -56,14 +60,14 @@ def assert_is(data: Dataset, arrays) -> None:
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_original_files(tmp_path: Path, arrays, packed: bool):
-    assert_is(load_mnist(SMALL, write_originals(tmp_path, arrays, packed=packed)), arrays)
+    assert_is(load_mnist(small(arrays), write_originals(tmp_path, arrays, packed=packed)), arrays)
 
 
 def test_npz_comes_first_and_nothing_is_written(tmp_path: Path, arrays):
     write_originals(tmp_path, {**arrays, "y_train": arrays["y_train"] * 0})  # would be refused
     np.savez(tmp_path / "mnist.npz", allow_pickle=False, **arrays)
     before = sorted(tmp_path.rglob("*"))
-    assert_is(load_mnist(SMALL, tmp_path), arrays)
+    assert_is(load_mnist(small(arrays), tmp_path), arrays)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -72,7 +76,7 @@ def test_not_searched_any_deeper(tmp_path: Path, arrays):
     with pytest.raises(
         DataError, match=r"holds neither mnist\.npz nor train-images-idx3-ubyte\.gz; name with --data-dir"
     ):
-        load_mnist(SMALL, tmp_path)
+        load_mnist(small(arrays), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -81,18 +85,34 @@ def test_not_searched_any_deeper(tmp_path: Path, arrays):
         ("y_train", lambda y: np.where(y == 3, 4, y).astype(np.uint8), "no train image is of class 3"),
         ("y_test", lambda y: y[:-1], r"test images uint8 \(10, 28, 28\) and labels uint8 \(9,\)"),
         ("x_train", lambda x: x[:, :27], r"expected uint8 \(n, 28, 28\)"),
+        (
+            "y_train",
+            lambda y: np.where(y == 3, -1, y.astype(int)),
+            r"its train labels are -1 … 9; expected 0 … 9",
+        ),
+        ("y_test", lambda y: np.where(y == 3, 10, y), r"is damaged: its test labels are 0 … 10; expected 0 … 9"),
     ],
 )
 def test_wrong_content(tmp_path: Path, arrays, name: str, damage, message: str):
-    write_originals(tmp_path, {**arrays, name: damage(arrays[name])})
+    np.savez(tmp_path / "mnist.npz", allow_pickle=False, **{**arrays, name: damage(arrays[name])})
     with pytest.raises(DataError, match=message):
-        load_mnist(SMALL, tmp_path)
+        load_mnist(small(arrays), tmp_path)
 
 
 def test_the_other_data_set_has_files_of_the_same_names(tmp_path: Path, arrays):
     write_originals(tmp_path, arrays)
     with pytest.raises(DataError, match="is not Fashion-MNIST: its 20 train images"):
         load_mnist(FASHION_MNIST, tmp_path)
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_other_pictures_in_classes_of_the_same_size(tmp_path: Path, arrays, part: str):
+    """KMNIST has Fashion-MNIST's file names, and as many images of each class."""
+    source = small(arrays, FASHION_MNIST)
+    assert_is(load_mnist(source, write_originals(tmp_path, arrays)), arrays)
+    other = {**arrays, f"x_{part}": 255 - arrays[f"x_{part}"]}
+    with pytest.raises(DataError, match=f"is not Fashion-MNIST, though .* {part} images .*KMNIST"):
+        load_mnist(source, write_originals(tmp_path, other))
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.98])
@@ -102,7 +122,7 @@ def test_cut_off_file(tmp_path: Path, arrays, kept: float):
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
     with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz is damaged"):
-        load_mnist(SMALL, tmp_path)
+        load_mnist(small(arrays), tmp_path)
 
 
 def test_something_else_under_the_name(tmp_path: Path, arrays):
@@ -110,8 +130,8 @@ def test_something_else_under_the_name(tmp_path: Path, arrays):
     path = tmp_path / "t10k-labels-idx1-ubyte"
     for content in (b"", b"hello", idx(arrays["x_test"]), idx(arrays["y_test"])[:-1]):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte is damaged: its .* bytes are no idx file"):
-            load_mnist(SMALL, tmp_path)
+        with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte is damaged, .*its .* bytes are no idx file"):
+            load_mnist(small(arrays), tmp_path)
 
 
 @pytest.fixture
@@ -131,7 +151,7 @@ def owner(tmp_path: Path, arrays, monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("urllib.request.urlopen", answer)
-    return replace(SMALL, md5=sums), asked, folder
+    return replace(small(arrays), md5=sums), asked, folder
 
 
 def test_download_is_checked_and_kept(owner, arrays):
@@ -188,4 +208,5 @@ def test_the_real_data():
     assert abs(data.train_inputs.mean()) < 1e-3
     with np.load(SHARED / "fashion_mnist.npz", allow_pickle=False) as arrays:
         counts = {part: tuple(np.bincount(arrays[f"y_{part}"])) for part in ("train", "test")}
-    assert counts == FASHION_MNIST.counts
+        sums = {part: int(arrays[f"x_{part}"].sum(dtype=int)) for part in ("train", "test")}
+    assert (counts, sums) == (FASHION_MNIST.counts, FASHION_MNIST.pixels)
