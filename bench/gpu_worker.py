@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 Item = Callable[[], Iterator[dict[str, Any]]]
-MODULES = ("gpu_checks", "gpu_serial", "gpu_solver", "gpu_kernels")
-STAGES = ("check", "serial", "solver", "kernels")
+MODULES = ("gpu_checks", "gpu_cuda", "gpu_serial", "gpu_solver", "gpu_kernels")
+STAGES = ("check", "serial", "solver", "cuda", "kernels")
 
 
 def items(stage: str) -> dict[str, Item]:

@@ -1,0 +1,34 @@
+"""The kernels in CUDA C++ (bench/cuda_kernels.py) as items of `bench/gpu.py`: cubins are built while all is checked."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from cuda_kernels import Case, cases, prepare, rows_of
+from gpu_timing import REHEARSING, same_precision
+
+Item = Callable[[], Iterator[dict[str, Any]]]
+
+
+def _build() -> Iterator[dict[str, Any]]:
+    prepare()
+    yield {"right": True}
+
+
+def _measure(case: Case) -> Iterator[dict[str, Any]]:
+    precision = same_precision()
+    prepare()
+    for row in rows_of(case, check=False):
+        wrong = {"failed": f"relative error {row['error']:.1e}, or other bits: no time"} if "wrong" in row else {}
+        yield row | {"precision": precision} | wrong
+
+
+def items(*, check: bool) -> dict[str, Item]:
+    """The build, or a measurement of every case. A CPU has nothing that could stand in for them."""
+    if REHEARSING:
+        return {}
+    return (
+        {"cuda build": _build}
+        if check
+        else {f"cuda {case.name}": partial(_measure, case) for case in cases(quick=False)}
+    )
