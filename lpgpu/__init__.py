@@ -4,6 +4,7 @@ from lpgpu.comm import ProcessGrid
 from lpgpu.mgrit import MGRIT, DivergenceError, DivergenceWarning, Parareal, Serial, SolveResult
 from lpgpu.nn import GRU, LayerParallel
 from lpgpu.nn.gradients import average_gradients, clip_grad_norm_
+from lpgpu.nn.parameter_groups import param_groups
 from lpgpu.nn.state import (
     full_optimizer_state_dict,
     full_state_dict,
@@ -29,4 +30,5 @@ __all__ = [
     "full_state_dict",
     "load_full_optimizer_state_dict",
     "load_full_state_dict",
+    "param_groups",
 ]

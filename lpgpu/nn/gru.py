@@ -12,10 +12,11 @@ from lpgpu.comm import as_communicator
 from lpgpu.kernels.implicit_gru import FORMULATIONS
 from lpgpu.mgrit import MGRIT, Solver, SolveResult
 from lpgpu.nn.autograd import PropagateSequence, Propagation, Replicated, Results
+from lpgpu.nn.checks import check_ordinary
 from lpgpu.nn.piece import Piece
 from lpgpu.nn.plain_gru import gru_states
 from lpgpu.nn.propagators.gru import GRULayers
-from lpgpu.nn.solved import Solved, check_ordinary
+from lpgpu.nn.solved import Solved
 
 
 class GRU(Solved, nn.GRU):

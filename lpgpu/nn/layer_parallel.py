@@ -1,9 +1,8 @@
 """LayerParallel: a deep network of equal blocks, propagated by MGRIT in both directions."""
 
 import copy
-import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +11,12 @@ from lpgpu.comm import as_communicator
 from lpgpu.mgrit import MGRIT, Partition, Solver, SolveResult
 from lpgpu.nn.arguments import Arguments, Call
 from lpgpu.nn.autograd import PropagateEnd, Propagation, Replicated, anchor_for
+from lpgpu.nn.checks import check_arguments, check_names, check_state
+from lpgpu.nn.per_layer import apply_to_layers
 from lpgpu.nn.propagators import Layers, general_layers_of, layers_of
 from lpgpu.nn.propagators.purity import refuse_backward_hooks
-from lpgpu.nn.schemes import FORMS, SCHEMES, Form, Scheme, Step, Steps
-from lpgpu.nn.solved import Solved, check_ordinary
+from lpgpu.nn.schemes import Form, Scheme, Step, Steps
+from lpgpu.nn.solved import Solved
 from lpgpu.nn.stacking import draw_seed, layer_structure, layer_weights, stack, stacked_tensors, with_tensors
 
 T = TypeVar("T", bound=Layers)
@@ -70,7 +71,7 @@ class LayerParallel(Solved, nn.Module):
         communicator = self._communicator = as_communicator(comm)
 
         def check() -> None:
-            _check_arguments(local_num_steps, Tf, scheme, form)
+            check_arguments(local_num_steps, Tf, scheme, form)
             self.solver = MGRIT() if solver is None else solver
 
         communicator.agree(check, lambda: {"Tf": float(Tf), "scheme": scheme, "form": form, "solver": self.solver})
@@ -118,8 +119,8 @@ class LayerParallel(Solved, nn.Module):
         differentiable = torch.is_grad_enabled()
 
         def check() -> None:
-            _check_names(named.keys() - self._built)
-            _check_input(x, parameters)
+            check_names(named.keys() - self._built)
+            check_state(x, parameters)
             arguments.check(self.num_steps, x)
             if differentiable:
                 refuse_backward_hooks(self.layers)
@@ -154,6 +155,27 @@ class LayerParallel(Solved, nn.Module):
         )
         tensors = (*parameters, *per_layer, *shared)
         return PropagateEnd.apply(propagation, lambda tensors: layers_by(layers_of, tensors), anchor, x, *tensors)
+
+    def apply(self, fn: Callable[[nn.Module], Any]) -> Self:
+        """`fn` of every module inside, and of each layer in turn, as if it were a module of its own; returns self.
+
+        This is how to initialise: nn.init and reset_parameters() see one layer's weights, and draw as in
+        `to_sequential().apply(fn)`; on several ranks every rank calls. On a stacked weight itself they would take
+        [layers, ...] for the shape of one matrix.
+
+        >>> net = LayerParallel(None, lambda: nn.Linear(8, 8), 100, Tf=1.0)
+        >>> _ = net.apply(lambda m: nn.init.orthogonal_(m.weight) if isinstance(m, nn.Linear) else None)
+        >>> w = net.layers.weight[99]
+        >>> bool(torch.allclose(w @ w.T, torch.eye(8), atol=1e-5))
+        True
+
+        Raises:
+            ValueError: when `fn` changes which parameters and buffers there are, their shapes or dtypes, or makes
+                layers unlike.
+        """
+        apply_to_layers(self.layers, fn, self._own_layers, self.num_steps)
+        fn(self)
+        return self
 
     def to_sequential(self) -> nn.Sequential:
         """An independent copy as plain PyTorch, one `Step` per layer: for inspection, deployment, and as an oracle.
@@ -245,48 +267,3 @@ class LayerParallel(Solved, nn.Module):
         step = f"scheme={self.scheme!r}" if self.form == "rhs" else f"form={self.form!r}"
         here = f", of these {self.local_num_steps} here" if self.local_num_steps < self.num_steps else ""
         return f"num_steps={self.num_steps}{here}, Tf={self.Tf}, {step}, solver={self.solver}"
-
-
-def _check_arguments(local_num_steps: int, Tf: float, scheme: str, form: str) -> None:
-    if isinstance(local_num_steps, bool) or not isinstance(local_num_steps, int):
-        raise TypeError(f"local_num_steps is {local_num_steps!r}; expected an integer ≥ 1")
-    if local_num_steps < 1:
-        raise ValueError(f"local_num_steps is {local_num_steps}; expected at least 1")
-    if isinstance(Tf, bool) or not isinstance(Tf, int | float):
-        raise TypeError(f"Tf is {Tf!r}; expected a number > 0")
-    if not 0 < Tf < math.inf:
-        raise ValueError(f"Tf is {Tf}; expected a finite number > 0")
-    if scheme not in SCHEMES:
-        raise ValueError(f"scheme is {scheme!r}; expected one of {', '.join(map(repr, SCHEMES))}")
-    if form not in FORMS:
-        kinds = ", ".join(f'"{name}" ({meaning})' for name, meaning in FORMS.items())
-        raise ValueError(f"form is {form!r}; expected one of {kinds}")
-
-
-def _check_names(new: set[str]) -> None:
-    """Refuse parameters that are `new` in the layers: what makes a layer's weight of them would mix the layers."""
-    if new:
-        raise ValueError(
-            f"the layers have parameters that block() did not build: {', '.join(sorted(new))}. The stacked weights of "
-            "all layers cannot be parametrized (weight_norm, spectral_norm, pruning); do so inside block(), layer by "
-            "layer"
-        )
-
-
-def _check_input(x: Tensor, parameters: tuple[Tensor, ...]) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x is {type(x).__name__}; expected a tensor [batch, ...]")
-    check_ordinary("x", x, next(iter(parameters), None))
-    if x.ndim < 1:
-        raise ValueError("x has no dimensions; expected [batch, ...]")
-    if not x.dtype.is_floating_point:
-        raise ValueError(f"x is {x.dtype}; expected floating point, such as x.float()")
-    for parameter in parameters[:1]:
-        if x.dtype != parameter.dtype:
-            raise ValueError(f"x is {x.dtype}, the layers are {parameter.dtype}; convert one of them with .to(...)")
-        if x.device != parameter.device:
-            raise ValueError(
-                f"x is on {x.device}, the layers are on {parameter.device}; move one of them with .to(...)"
-            )
-    if x.device.type == "cpu" and not torch.isfinite(x).all():
-        raise ValueError("x has entries that are NaN or infinite; expected finite numbers")

@@ -45,27 +45,3 @@ class Solved:
         with torch.autocast(of_layers.device.type, enabled=False):
             arguments, named = with_tensors_mapped(own, (arguments, named))
             return super().__call__(*arguments, **named)  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def check_ordinary(name: str, x: Tensor, weight: Tensor | None) -> None:
-    """Refuse what no solve can take, whatever its shape and dtype; `weight` is one of the network's, if it has any.
-
-    Raises:
-        NotImplementedError: inside a transform of torch.func, such as vmap.
-        ValueError: for an `x` that is not dense, or an `x` or a network on the device "meta".
-    """
-    if torch._C._are_functorch_transforms_active():
-        raise NotImplementedError(
-            "the network is called inside a transform of torch.func (vmap, grad, jacrev, …), which cannot look into a "
-            f"solve; pass all examples as the batch of {name}, and take gradients by backward() or torch.autograd.grad"
-        )
-    if x.layout != torch.strided or x.is_nested:
-        kind = "nested" if x.is_nested else x.layout
-        raise ValueError(f"{name} is {kind}; expected a dense tensor: .to_dense(), or if nested .to_padded_tensor(0)")
-    if weight is not None and weight.is_meta:
-        raise ValueError(
-            "the network is on meta, where tensors have no values; give it some with .to_empty(device=...) and "
-            "load_state_dict, or build it on a CPU or GPU"
-        )
-    if x.is_meta:
-        raise ValueError(f"{name} is on meta, where tensors have no values; make it on a CPU or GPU")

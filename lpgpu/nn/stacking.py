@@ -44,6 +44,8 @@ def stack(block: Callable[[], nn.Module], layers: range, seed: int) -> nn.Module
             is_parameter = isinstance(first, nn.Parameter)
             stacked[id(first)] = nn.Parameter(values, first.requires_grad) if is_parameter else values
         _put(owner, name, stacked[id(first)])
+    for part in whole.modules():
+        vars(part).update(dict.fromkeys(_methods_of_one_layer(part), refuse_to_reset))
     return whole
 
 
@@ -64,10 +66,13 @@ def with_tensors(stacked: nn.Module, values: Sequence[Tensor]) -> nn.Module:
 
 @contextmanager
 def layer_weights(stacked: nn.Module, layer: int) -> Iterator[None]:
-    """Within the context `stacked` has the parameters and buffers of one layer (detached copies)."""
+    """Within the context `stacked` is like one layer, with its parameters and buffers (detached copies)."""
     slots = [(owner, name, tensors[0]) for owner, name, tensors in _slots([stacked])]
     of_layer: dict[int, Tensor] = {}
+    of_stack = [(part, name) for part in stacked.modules() for name in _methods_of_one_layer(part)]
     try:
+        for part, name in of_stack:
+            vars(part).pop(name, None)
         for owner, name, tensor in slots:
             if id(tensor) not in of_layer:
                 values = tensor.detach()[layer].clone()
@@ -76,8 +81,27 @@ def layer_weights(stacked: nn.Module, layer: int) -> Iterator[None]:
             _put(owner, name, of_layer[id(tensor)])
         yield
     finally:
+        for part, name in of_stack:
+            vars(part)[name] = refuse_to_reset
         for owner, name, tensor in slots:
             _put(owner, name, tensor)
+
+
+def refuse_to_reset() -> None:
+    """In the place of a stacked module's reset_parameters(): it would take all layers' weights for those of one.
+
+    Raises:
+        RuntimeError: always, with the cure.
+    """
+    raise RuntimeError(
+        "reset_parameters() of a module that stacks the weights of all layers would draw them as if they were one "
+        "layer's; initialise layer by layer, by the network's apply: "
+        "net.apply(lambda m: m.reset_parameters() if hasattr(m, 'reset_parameters') else None)"
+    )
+
+
+def _methods_of_one_layer(part: nn.Module) -> list[str]:
+    return [name for name in ("reset_parameters", "_reset_parameters") if hasattr(part, name)]
 
 
 def _copied(module: nn.Module) -> nn.Module:
@@ -130,17 +154,21 @@ def _built(block: Callable[[], nn.Module], seed: int) -> nn.Module:
 
 
 def _check_uniform(modules: list[nn.Module]) -> None:
-    first = _structure(modules[0])
+    first = structure(modules[0])
     for k, module in enumerate(modules[1:], start=1):
         if module is modules[0]:
             raise ValueError("block() returned the same module twice; it must build a new one at every call")
-        if (structure := _structure(module)) != first:
-            raise ValueError(
-                f"block() built layer {k} unlike layer 0, but all layers are propagated together, by one module:\n"
-                f"{_difference(first, structure)}\n"
-                "Make them alike: one width, one kind of module, the same plain values; what differs between layers "
-                "must be a parameter or a buffer"
-            )
+        check_alike(first, structure(module), f"block() built layer {k} unlike layer 0")
+
+
+def check_alike(first: str, other: str, what: str) -> None:
+    """Raise ValueError, beginning with `what`, unless two layers have the same structure."""
+    if other != first:
+        raise ValueError(
+            f"{what}, but all layers are propagated together, by one module:\n{_difference(first, other)}\n"
+            "Make them alike: one width, one kind of module, the same plain values; what differs between layers must "
+            "be a parameter or a buffer"
+        )
 
 
 def _difference(first: str, other: str) -> str:
@@ -153,10 +181,10 @@ def _difference(first: str, other: str) -> str:
 def layer_structure(stacked: nn.Module) -> str:
     """All that the layers of a stack have in common."""
     with layer_weights(stacked, 0):
-        return _structure(stacked)
+        return structure(stacked)
 
 
-def _structure(module: nn.Module) -> str:
+def structure(module: nn.Module) -> str:
     """Submodules, plain attributes, and shapes and dtypes of parameters and buffers."""
     named: list[tuple[str, Tensor]] = [*module.named_parameters(), *module.named_buffers()]
     tensors = (f"{name}: {tuple(t.shape)} {t.dtype} requires_grad={t.requires_grad}" for name, t in named)

@@ -1,0 +1,79 @@
+"""Bad input, refused before any work: what came, what was expected, the cure. Each raises TypeError or ValueError."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from lpgpu.nn.schemes import FORMS, SCHEMES
+
+
+def check_arguments(local_num_steps: int, Tf: float, scheme: str, form: str) -> None:
+    """Refuse what makes no LayerParallel network."""
+    if isinstance(local_num_steps, bool) or not isinstance(local_num_steps, int):
+        raise TypeError(f"local_num_steps is {local_num_steps!r}; expected an integer ≥ 1")
+    if local_num_steps < 1:
+        raise ValueError(f"local_num_steps is {local_num_steps}; expected at least 1")
+    if isinstance(Tf, bool) or not isinstance(Tf, int | float):
+        raise TypeError(f"Tf is {Tf!r}; expected a number > 0")
+    if not 0 < Tf < math.inf:
+        raise ValueError(f"Tf is {Tf}; expected a finite number > 0")
+    if scheme not in SCHEMES:
+        raise ValueError(f"scheme is {scheme!r}; expected one of {', '.join(map(repr, SCHEMES))}")
+    if form not in FORMS:
+        kinds = ", ".join(f'"{name}" ({meaning})' for name, meaning in FORMS.items())
+        raise ValueError(f"form is {form!r}; expected one of {kinds}")
+
+
+def check_names(new: set[str]) -> None:
+    """Refuse parameters that are `new` in the layers: what makes a layer's weight of them would mix the layers."""
+    if new:
+        raise ValueError(
+            f"the layers have parameters that block() did not build: {', '.join(sorted(new))}. The stacked weights of "
+            "all layers cannot be parametrized (weight_norm, spectral_norm, pruning); do so inside block(), layer by "
+            "layer"
+        )
+
+
+def check_state(x: Tensor, parameters: tuple[Tensor, ...]) -> None:
+    """Refuse an `x` that is no state of layers with these parameters."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x is {type(x).__name__}; expected a tensor [batch, ...]")
+    check_ordinary("x", x, next(iter(parameters), None))
+    if x.ndim < 1:
+        raise ValueError("x has no dimensions; expected [batch, ...]")
+    if not x.dtype.is_floating_point:
+        raise ValueError(f"x is {x.dtype}; expected floating point, such as x.float()")
+    for parameter in parameters[:1]:
+        if x.dtype != parameter.dtype:
+            raise ValueError(f"x is {x.dtype}, the layers are {parameter.dtype}; convert one of them with .to(...)")
+        if x.device != parameter.device:
+            raise ValueError(
+                f"x is on {x.device}, the layers are on {parameter.device}; move one of them with .to(...)"
+            )
+    if x.device.type == "cpu" and not torch.isfinite(x).all():
+        raise ValueError("x has entries that are NaN or infinite; expected finite numbers")
+
+
+def check_ordinary(name: str, x: Tensor, weight: Tensor | None) -> None:
+    """Refuse what no solve can take, whatever its shape and dtype; `weight` is one of the network's, if it has any.
+
+    Raises:
+        NotImplementedError: inside a transform of torch.func, such as vmap.
+        ValueError: for an `x` that is not dense, or an `x` or a network on the device "meta".
+    """
+    if torch._C._are_functorch_transforms_active():
+        raise NotImplementedError(
+            "the network is called inside a transform of torch.func (vmap, grad, jacrev, …), which cannot look into a "
+            f"solve; pass all examples as the batch of {name}, and take gradients by backward() or torch.autograd.grad"
+        )
+    if x.layout != torch.strided or x.is_nested:
+        kind = "nested" if x.is_nested else x.layout
+        raise ValueError(f"{name} is {kind}; expected a dense tensor: .to_dense(), or if nested .to_padded_tensor(0)")
+    if weight is not None and weight.is_meta:
+        raise ValueError(
+            "the network is on meta, where tensors have no values; give it some with .to_empty(device=...) and "
+            "load_state_dict, or build it on a CPU or GPU"
+        )
+    if x.is_meta:
+        raise ValueError(f"{name} is on meta, where tensors have no values; make it on a CPU or GPU")
