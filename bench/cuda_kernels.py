@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,11 @@ from torch import Tensor, nn
 from lpgpu.kernels import dispatch, implicit_gru
 from lpgpu.kernels.cuda import modules
 from lpgpu.kernels.implicit_gru import cuda_march
+from lpgpu.kernels.precision import Precision, set_precision
 from lpgpu.kernels.sweep import Sweep
 
 BUILD = Path(__file__).parents[1] / "build" / "cubins"
-TOLERANCE = {torch.bfloat16: 3e-2, torch.float32: 1e-4}
+TOLERANCE = {"bf16": 3e-2, "tf32": 1e-2, "tf32x3": 1e-4}
 STALL = 60.0  # seconds without a row after which a worker is given up
 
 Row = dict[str, Any]
@@ -47,13 +49,17 @@ class Case:
     width: int
     batch: int
     steps: int
-    dtype: torch.dtype = torch.bfloat16
+    precision: Precision = "bf16"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """bf16 tensors, or fp32 ones whose products are made in another precision."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
     @property
     def name(self) -> str:
         """As in the rows."""
-        dtype = str(self.dtype).removeprefix("torch.")
-        return f"{self.operation} H={self.width} batch={self.batch} steps={self.steps} {dtype}"
+        return f"{self.operation} H={self.width} batch={self.batch} steps={self.steps} {self.precision}"
 
     @property
     def sweep(self) -> Sweep:
@@ -105,18 +111,25 @@ def cases(*, quick: bool) -> list[Case]:
     if not quick:
         shapes += [(192, 16), (384, 16), (768, 64), (512, 1), (1024, 1), (256, 256), (512, 256), (1000, 20)]
     operations = ("gru-forward", "gru-adjoint")
-    return [Case(operation=o, width=h, batch=b, steps=256) for (h, b), o in itertools.product(shapes, operations)]
+    found = [Case(operation=o, width=h, batch=b, steps=256) for (h, b), o in itertools.product(shapes, operations)]
+    precisions: tuple[Precision, ...] = ("tf32x3", "tf32")
+    for precision, (h, b), o in itertools.product(precisions, [(256, 16), (512, 64), (1024, 16)], operations):
+        if precision == "tf32" or h <= 512:
+            found.append(Case(operation=o, width=h, batch=b, steps=256, precision=precision))
+    return found
 
 
 def rows_of(case: Case, *, check: bool) -> Iterator[Row]:
     """One for each plan, and one for what else could be run."""
     torch.manual_seed(0)
+    set_precision("tf32x3" if case.precision == "bf16" else case.precision)
+    torch.backends.cudnn.allow_tf32 = case.precision == "tf32"
     inputs = case.inputs()
     with dispatch.backend("reference"):
         expected = case.run(None, {name: t.double() for name, t in inputs.items()})
     copies = [case.poisoned(inputs) for _ in range(min(4, copies_past_cache(sum(t.nbytes for t in inputs.values()))))]
     multiprocessors = torch.cuda.get_device_properties(0).multi_processor_count
-    for plan in cuda_march.plans(case.width, case.batch, multiprocessors):
+    for plan in cuda_march.plans(case.width, case.batch, multiprocessors, case.dtype, case.precision):
         row: Row = {"case": case.name, "plan": vars(plan)}
         yield row | guarded(lambda plan=plan: checked(case, plan, inputs, expected, copies, check=check))
     if not check:
@@ -131,7 +144,7 @@ def checked(
     error = float(torch.linalg.vector_norm(came.double() - expected) / torch.linalg.vector_norm(expected))
     again = all(torch.equal(case.run(plan, case.poisoned(inputs)), came) for _ in range(5))
     row: Row = {"error": error, "same bits again": again}
-    if not error <= TOLERANCE[case.dtype] or not again:
+    if not error <= TOLERANCE[case.precision] or not again:
         return row | {"wrong": True}
     if check:
         return row
@@ -221,14 +234,14 @@ def _lines(worker: "subprocess.Popen[str]", until: float) -> Iterator[Row]:
 
 
 def prepare() -> None:
-    """Build the cubins that are missing."""
+    """Build the cubins that are missing, side by side."""
     arch = 10 * torch.cuda.get_device_capability()[0] + torch.cuda.get_device_capability()[1]
     os.environ.setdefault("LPGPU_CUBINS", str(BUILD))
-    for source in modules.SOURCES:
-        if modules.cubin(source, arch) is None:
-            began = time.monotonic()
-            modules.build(source, modules.TARGETS[arch], BUILD)
-            print(f"built {source} in {time.monotonic() - began:.1f} s", flush=True)
+    missing = [source for source in modules.SOURCES if modules.cubin(source, arch) is None]
+    began = time.monotonic()
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda source: modules.build(source, modules.TARGETS[arch], BUILD), missing))
+    print(f"built {missing} in {time.monotonic() - began:.1f} s", flush=True)
 
 
 def about() -> Row:

@@ -53,8 +53,9 @@ struct March {
     static constexpr int COLUMNS = Cell::GATES * Shape::UNITS, COLUMN_TILES = COLUMNS / 8;
     static constexpr int PITCH = COLUMNS + (COLUMNS % 16 == 0 ? 8 : 0);  // a warp's sums in different banks
     static constexpr int SUMS = Shape::WARPS * TILE_ROWS * PITCH;
-    // chunks whose message is held at once: as many as leave registers to the weights
-    static constexpr int TOGETHER = Cell::DATA == 1 ? Shape::CHUNKS : (Shape::CHUNKS + 1) / (Shape::CHUNKS > 4 ? 3 : 1);
+    // chunks whose message is held at once: as many as leave registers to the weights, in turns of about equal size
+    static constexpr int MOST = Cell::DATA == 1 ? 8 : 4, TURNS = (Shape::CHUNKS + MOST - 1) / MOST;
+    static constexpr int TOGETHER = (Shape::CHUNKS + TURNS - 1) / TURNS;
 
     Block& block;
     Cell& cell;

@@ -11,16 +11,23 @@ import torch
 from torch import Tensor
 
 from lpgpu.kernels.cuda import modules
+from lpgpu.kernels.precision import Precision
 from lpgpu.kernels.sweep import Sweep
 
-SOURCE = "implicit_gru/gru_march"
 THREADS = 256
 WARPS = THREADS // 32
 TILE_ROWS = 16
-CHUNK_UNITS = {"bf16": 16}
-SIZES = {"bf16": ((2, 8), (2, 16), (2, 32), (4, 8), (4, 16), (4, 32), (8, 8), (8, 16))}
-"""Operand → (chunks, units) of the kernels there are; they hold widths up to chunks · 8 · CHUNK_UNITS."""
-STORAGE = {torch.bfloat16: "bf16"}
+CHUNK_UNITS = {"bf16": 16, "tf32": 8, "tf32x3": 8}
+"""Operand → units that one matrix instruction sums over."""
+SIZES = {
+    ("bf16", torch.bfloat16): ((2, 8), (2, 16), (2, 32), (4, 8), (4, 16), (4, 32), (8, 8), (8, 16)),
+    ("bf16", torch.float32): ((2, 8), (2, 16), (4, 8), (4, 16), (8, 8), (8, 16)),
+    ("tf32", torch.float32): ((4, 8), (4, 16), (8, 8), (8, 16), (16, 8)),
+    ("tf32x3", torch.float32): ((4, 8), (4, 16), (8, 8)),
+}
+"""(operand, dtype) → (chunks, units) of the kernels there are; they hold widths up to chunks · 8 · CHUNK_UNITS."""
+_STORAGE = {torch.bfloat16: "bf16", torch.float32: "fp32"}
+_SOURCE = {torch.bfloat16: "implicit_gru/gru_march", torch.float32: "implicit_gru/gru_march_fp32"}
 
 _SWEPT = np.dtype([("start", np.uint64), ("interval", np.int64), ("step", np.int64), ("row", np.int64)])
 ARGUMENTS = np.dtype(
@@ -64,13 +71,20 @@ class Plan:
         return (16 if adjoint else 8) * 256 * chunks * self.tiles
 
 
-def plans(width: int, num_rows: int, multiprocessors: int, operand: str = "bf16") -> list[Plan]:
-    """Every way to launch a march of these sizes, one block on a multiprocessor."""
+def plans(width: int, num_rows: int, multiprocessors: int, dtype: torch.dtype, precision: Precision) -> list[Plan]:
+    """Every way to launch a march of these sizes, one block on a multiprocessor; none where W does not fit.
+
+    `precision` counts for fp32 only; "ieee" has no kernel.
+    """
+    operand = "bf16" if dtype == torch.bfloat16 else precision
+    sizes = SIZES.get((operand, dtype), ())
+    if not sizes or width % 2:
+        return []
     chunk = CHUNK_UNITS[operand]
-    fitting = [chunks for chunks, _ in SIZES[operand] if chunks * WARPS * chunk >= width]
+    fitting = [chunks for chunks, _ in sizes if chunks * WARPS * chunk >= width]
     tiles = -(-num_rows // TILE_ROWS)
     found = []
-    for chunks, units in SIZES[operand]:
+    for chunks, units in sizes:
         ranks = -(-(-(-width // chunk) * chunk) // units)
         if fitting and chunks == min(fitting) and ranks <= multiprocessors:
             found.append(Plan(operand, chunks, units, ranks, min(tiles, multiprocessors // ranks), tiles))
@@ -145,8 +159,8 @@ def _march(
         dtype=ARGUMENTS,
     )  # fmt: skip
     shared = plan.shared_bytes(1 if adjoint else 3)
-    name = f"gru_{kind}_{plan.operand}_{STORAGE[u.dtype]}_c{plan.chunks}_u{plan.units}"
-    loaded = modules.function(SOURCE, name, u.device)
+    name = f"gru_{kind}_{plan.operand}_{_STORAGE[u.dtype]}_c{plan.chunks}_u{plan.units}"
+    loaded = modules.function(_SOURCE[u.dtype], name, u.device)
     modules.launch(loaded, (plan.ranks, plan.groups), THREADS, shared, arguments, u.device)
 
 

@@ -1,30 +1,18 @@
-// The GRU's marches as CUDA kernels: gru_forward_OPERAND_STORAGE_cCHUNKS_uUNITS, and gru_adjoint_… likewise.
-//
-// Sizes are those whose weights fit in registers (resources.json of the tests); cuda_march.py chooses among them.
-#include "../cuda/cuda_block.cuh"
-#include "gru_cells.cuh"
+// The GRU's marches on bf16 tensors. The sizes are those whose weights fit in registers; cuda_march.py has the same list.
+#include "gru_kernels.cuh"
 
-using namespace lpgpu;
+using Forward = lpgpu::GruForward<lpgpu::Bf16, false>;
+using Adjoint = lpgpu::GruAdjoint<lpgpu::Bf16>;
 
-#define MARCH(NAME, CELL, STORAGE, OPERAND, CHUNKS, UNITS)                                                              \
-    extern "C" __global__ void __launch_bounds__(256, 1) NAME##_c##CHUNKS##_u##UNITS(                                  \
-        const __grid_constant__ GruArguments<STORAGE> arguments)                                                       \
-    {                                                                                                                  \
-        CudaBlock block;                                                                                               \
-        CELL cell(arguments);                                                                                          \
-        March<CudaBlock, Shape<OPERAND, 8, CHUNKS, UNITS>, CELL>(block, cell, arguments.extent).run();                 \
-    }
+#define BOTH(CHUNKS, UNITS)                                                                                            \
+    LPGPU_MARCH(forward, bf16, bf16, CHUNKS, UNITS, Forward, lpgpu::Bf16Operand, lpgpu::Bf16)                          \
+    LPGPU_MARCH(adjoint, bf16, bf16, CHUNKS, UNITS, Adjoint, lpgpu::Bf16Operand, lpgpu::Bf16)
 
-#define BF16_SIZES(NAME, CELL, STORAGE)                                                                                \
-    MARCH(NAME, CELL, STORAGE, Bf16Operand, 2, 8)                                                                      \
-    MARCH(NAME, CELL, STORAGE, Bf16Operand, 2, 16)                                                                     \
-    MARCH(NAME, CELL, STORAGE, Bf16Operand, 2, 32)                                                                     \
-    MARCH(NAME, CELL, STORAGE, Bf16Operand, 4, 8)                                                                      \
-    MARCH(NAME, CELL, STORAGE, Bf16Operand, 4, 16)                                                                     \
-    MARCH(NAME, CELL, STORAGE, Bf16Operand, 4, 32)                                                                     \
-    MARCH(NAME, CELL, STORAGE, Bf16Operand, 8, 8)                                                                      \
-    MARCH(NAME, CELL, STORAGE, Bf16Operand, 8, 16)
-
-using ForwardBf16 = GruForward<Bf16, false>;
-BF16_SIZES(gru_forward_bf16_bf16, ForwardBf16, Bf16)
-BF16_SIZES(gru_adjoint_bf16_bf16, GruAdjoint<Bf16>, Bf16)
+BOTH(2, 8)
+BOTH(2, 16)
+BOTH(2, 32)
+BOTH(4, 8)
+BOTH(4, 16)
+BOTH(4, 32)
+BOTH(8, 8)
+BOTH(8, 16)

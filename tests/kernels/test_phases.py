@@ -20,7 +20,7 @@ if shutil.which("g++") is None:
     pytest.skip("g++ is not installed", allow_module_level=True)
 
 SANITIZERS = {"memory": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"], "threads": ["-fsanitize=thread"]}
-OPERANDS = {"bf16": (torch.bfloat16, 2e-2), "tf32x3": (torch.float32, 5e-6)}
+OPERANDS = {"bf16": (torch.bfloat16, 2e-2), "tf32": (torch.float32, 5e-3), "tf32x3": (torch.float32, 5e-6)}
 CASES = [(adjoint, operand) for adjoint in (False, True) for operand in OPERANDS]
 LARGEST = 32  # units that the program's sizes hold in fp32
 

@@ -108,6 +108,8 @@ int main(int count, char** arguments)
     if (!file || std::fread(&sizes, sizeof sizes, 1, file) != 1) return 2;
     if (operand == "bf16")
         run<Bf16Operand, Bf16, false>(adjoint, sizes, file);
+    else if (operand == "tf32")
+        run<Tf32Operand, float, true>(adjoint, sizes, file);
     else if (operand == "tf32x3")
         run<Tf32x3Operand, float, true>(adjoint, sizes, file);
     else
