@@ -125,20 +125,23 @@ def advance(
     formulation: str,
     out: Tensor,
     diagonal: Tensor | None = None,
+    decay: Tensor | None = None,
 ) -> Gates | Coefficients | None:
-    """out = h⁺, and diagonal = diag(∂h⁺/∂h) where asked for.
+    """out = h⁺; where asked for, diagonal = diag(∂h⁺/∂h), and the decay a of h⁺ = a ⊙ h + (1 − a) ⊙ n.
 
     Returns what the adjoint can use and cost nothing extra: the reference's gates, or with `diagonal` the coefficients;
     the fused kernel has neither and returns None.
     """
-    if _is_fused("advance", h_KBH, x_KBG, w_GH, out, diagonal):
+    if _is_fused("advance", h_KBH, x_KBG, w_GH, out, diagonal, decay):
         from lpgpu.kernels.implicit_gru import fused
 
         _check_cell(h_KBH, w_GH, b_G, formulation, x_LBG=x_KBG, layers=len(h_KBH))
-        check_tensors(h_KBH, out=(out, h_KBH.shape), diagonal=(diagonal, h_KBH.shape))
-        fused.advance(h_KBH, x_KBG, w_GH, b_G, dt, formulation, out, diagonal)
+        check_tensors(h_KBH, out=(out, h_KBH.shape), diagonal=(diagonal, h_KBH.shape), decay=(decay, h_KBH.shape))
+        fused.advance(h_KBH, x_KBG, w_GH, b_G, dt, formulation, out, diagonal, decay)
         return None
     gates = reference.advance(h_KBH, x_KBG, w_GH, b_G, dt, formulation, out)
+    if decay is not None:
+        reference.decay(gates, dt, formulation, decay)
     if diagonal is None:
         return gates
     at = coefficients(h_KBH, gates, dt, formulation)

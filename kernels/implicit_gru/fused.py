@@ -87,10 +87,16 @@ def advance(
     formulation: str,
     out: Tensor,
     diagonal: Tensor | None,
+    decay: Tensor | None,
 ) -> None:
     """One launch."""
     chosen = tier_of(h, "forward", 1, h.shape[0] * h.shape[1])
-    _step_tiled(h, x, w, b, dt, formulation, chosen, out=out, terms=Terms(products=diagonal))
+    a = None if decay is None else decay.contiguous()  # the kernel has no strides for it
+    _step_tiled(
+        h, x, w, b, dt, formulation, chosen, out=out, coefficients=(a, None, None), terms=Terms(products=diagonal)
+    )
+    if decay is not None and a is not None and a is not decay:
+        decay.copy_(a)
 
 
 def linearise(h: Tensor, x: Tensor, w: Tensor, b: Tensor | None, dt: float, formulation: str) -> Coefficients:
@@ -100,7 +106,7 @@ def linearise(h: Tensor, x: Tensor, w: Tensor, b: Tensor | None, dt: float, form
         h.new_empty(steps, batch, width), h.new_empty(steps, batch, 3 * width), h.new_empty(steps, batch, width)
     )
     chosen = tier_of(h, "forward", 1, steps * batch)
-    _step_tiled(h, x, w, b, dt, formulation, chosen, at=at)
+    _step_tiled(h, x, w, b, dt, formulation, chosen, coefficients=at.tensors())
     return at
 
 
@@ -202,7 +208,7 @@ def _step_tiled(
     chosen: Tier,
     *,
     out: Tensor | None = None,
-    at: Coefficients | None = None,
+    coefficients: tuple[Tensor | None, ...] = (None, None, None),
     terms: Terms = NO_TERMS,
     accumulates: bool = False,
 ) -> None:
@@ -211,7 +217,7 @@ def _step_tiled(
     _launch(
         fused_forward.gru_step_tiled, _grid(num_rows, h, chosen), h.shape[-1],
         *strided(h), *strided(out), *strided(x), w, w.stride(0), b, *(s for t in terms.tensors() for s in strided(t)),
-        *((None, None, None) if at is None else at.tensors()), num_rows, swept_rows, batch, int(accumulates),
+        *coefficients, num_rows, swept_rows, batch, int(accumulates),
         dt, **_tiled(chosen, h), IMPLICIT=formulation == "implicit",
     )  # fmt: skip
 

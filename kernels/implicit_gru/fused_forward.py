@@ -105,8 +105,8 @@ def gru_step_tiled(
 ):  # fmt: skip
     """One step of `ROWS` rows in `COLUMNS` units: a product over all of W's inputs, the gates as its epilogue.
 
-    Stores what is asked for: the next states `out`, `products` (times what was there, if it `accumulates`), and the
-    adjoint's coefficients, contiguous.
+    Stores what is asked for: the next states `out`, `products` (times what was there, if it `accumulates`), and,
+    contiguous, the decay `a_out`, alone or with the adjoint's other coefficients.
     """
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     units = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -142,8 +142,9 @@ def gru_step_tiled(
         a, c_r, c_z, c_q, c_n = linearised(state, r, z, n, q, dt, IMPLICIT)
     if a_out is not None:
         flat = rows.to(tl.int64)[:, None] * WIDTH + units[None, :]
-        flat_c = rows.to(tl.int64)[:, None] * (3 * WIDTH) + units[None, :]
         tl.store(a_out + flat, a.to(a_out.dtype.element_ty), mask=mask)
+    if c_out is not None:
+        flat_c = rows.to(tl.int64)[:, None] * (3 * WIDTH) + units[None, :]
         tl.store(c_n_out + flat, c_n.to(a_out.dtype.element_ty), mask=mask)
         tl.store(c_out + flat_c, c_r.to(a_out.dtype.element_ty), mask=mask)
         tl.store(c_out + flat_c + WIDTH, c_z.to(a_out.dtype.element_ty), mask=mask)

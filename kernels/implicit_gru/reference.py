@@ -86,6 +86,15 @@ def coefficients(h_KBH: Tensor, gates: Gates, dt: float, formulation: str) -> Co
     return Coefficients(a, c_KBG, c_n)
 
 
+def decay(gates: Gates, dt: float, formulation: str, out: Tensor) -> None:
+    """out = a, with h⁺ = a ⊙ h + (1 − a) ⊙ n: 1/(1 + d), or 1 − d for the classic cell."""
+    d = torch.rsub(gates.rz[..., out.shape[-1] :], dt, alpha=dt)
+    if formulation == "implicit":
+        torch.reciprocal(d.add_(1), out=out)
+    else:
+        torch.sub(1, d, out=out)
+
+
 def vjp(lam_KBH: Tensor, at: Coefficients, w_GH: Tensor, out: Tensor) -> None:
     """out = (∂h⁺/∂h)ᵀ λ = a ⊙ λ + Wᵀ (c ⊙ λ). `out` must not overlap `lam`."""
     torch.addcmul(torch.matmul(_by_gate(at.c, lam_KBH), w_GH), at.a, lam_KBH, out=out)

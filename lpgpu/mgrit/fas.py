@@ -31,8 +31,8 @@ def restrict(fine: Level, coarse: Level) -> Tensor:
     coarse_phi = coarse.g[coarse.grid.targets(layers)]
     v = coarse.states.u[coarse.grid.sources(layers)]
     coarse_diagonal = None if diagonal is None else torch.empty_like(v)
-    # beside the residual's Φ: it deepens nothing
     coarse.propagator.step(coarse.grid, layers, v, coarse_phi, coarse_diagonal)
+    coarse.propagator.work.sequential_depth += max(0, coarse.propagator.depth(coarse.grid) - 1)  # beside one Φ
     fas.coarse_right_hand_side_(coarse_phi, phi[own])
     if diagonal is not None and coarse_diagonal is not None:
         products = _products_over_intervals(fine, coarse, diagonal)
@@ -42,6 +42,13 @@ def restrict(fine: Level, coarse: Level) -> Tensor:
     elif coarse.delta is not None:
         coarse.delta = Delta(coarse.delta.values, v.clone())
     return squared_norm
+
+
+def residual_norm(level: Level) -> Tensor:
+    """‖r‖² over the C-points that this rank steps onto."""
+    phi, _ = _phi_onto_c_points(level)
+    grid = level.grid
+    return fas.residual_norm(phi[: length(grid.c_layers)], level.states.c_points[grid.c_targets])
 
 
 def inject(fine: Level, coarse: Level) -> None:

@@ -1,4 +1,4 @@
-"""One level of a solve: its grid, its states, its right-hand side, and the propagator that all levels share."""
+"""One level of a solve: its grid, its states, its right-hand side, and what propagates it."""
 
 from dataclasses import dataclass
 
@@ -44,5 +44,5 @@ class Level:
         return Terms(self.g, values, anchors, products).of(window.own_layers, window.points)
 
     def deepen(self, steps: int) -> None:
-        """Count `steps` more dependent Φ evaluations."""
-        self.propagator.work.sequential_depth += steps
+        """Count `steps` more dependent steps of this level."""
+        self.propagator.work.sequential_depth += steps * self.propagator.depth(self.grid)

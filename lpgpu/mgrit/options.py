@@ -10,6 +10,8 @@ from lpgpu.mgrit.partition import Partition
 
 Relaxation = Literal["F", "FCF"]
 Cycle = Literal["V", "F", "W"]
+CoarseOperatorName = Literal["auto", "rediscretised", "picard", "linear"]
+InitialGuess = Literal["coarse", "nested", "constant"]
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,19 @@ class MGRIT:
         tolerance, adjoint_tolerance: stop a solve once the 2-norm of the residual at the C-points is at most this times
             the first one. None: always run all iterations.
         min_coarse_steps: no grid gets fewer layers than this.
-        delta: Δ-correction of the coarse operators by Jacobian diagonals: "diagonal" (where the layers offer it),
-            "none", or "auto": on for gated recurrent cells, off elsewhere.
-        initial_guess: "coarse": the coarsest grid's solution, injected and F-relaxed level by level; "constant": the
-            input everywhere (adjoint: zero).
+        coarse_operator: what a coarse step is. "rediscretised": the interval's first layer with the step m Δt.
+            "picard": `picard_order` Picard iterations over all layers of the interval, evaluated at once. "linear": the
+            fine layers' linearisation (Jacobian diagonals, or 1), solved by a scan on two levels, whatever `levels`
+            says; no coarse layer is evaluated. "auto": what docs/experiments/coarse_operators.md found best on trained
+            weights of this kind of layer.
+        picard_order: p of "picard", at least 1: a coarse step is p evaluations deep, and exact from p = m on.
+        delta: Δ-correction of a rediscretised operator by Jacobian diagonals: "diagonal" (where the layers offer it),
+            "none", or "auto": on for gated recurrent cells, off elsewhere. With "linear" it says whether the diagonals
+            are taken ("auto": where the layers offer them). "picard" takes none.
+        initial_guess: "coarse": the coarsest grid's solution, injected and F-relaxed level by level; "nested": the
+            same, with a V-cycle on every level but the finest; "constant": the input everywhere (adjoint: zero).
+        final_residual: whether to take the residual after the last cycle too (⌊N/m⌋ more evaluations), for
+            `SolveResult.final_residual`.
         store: what a forward solve keeps for the adjoint: "all" states, or "c_points" only, about m times fewer, the
             rest being recomputed where it is needed.
         chunk: how many intervals are swept (and, with "c_points", recomputed) at a time. None: all at once with "all";
@@ -61,8 +72,11 @@ class MGRIT:
     tolerance: float | None = None
     adjoint_tolerance: float | None = None
     min_coarse_steps: int = 2
+    coarse_operator: CoarseOperatorName = "auto"
+    picard_order: int = 1
     delta: Literal["none", "diagonal", "auto"] = "auto"
-    initial_guess: Literal["coarse", "constant"] = "coarse"
+    initial_guess: InitialGuess = "coarse"
+    final_residual: bool = False
     store: Literal["all", "c_points"] = "all"
     chunk: int | None = None
     on_divergence: Literal["warn", "raise"] = "warn"
@@ -72,6 +86,9 @@ class MGRIT:
         _at_least("iterations", self.iterations, 0)
         _at_least("adjoint_iterations", self.adjoint_iterations, 0)
         _at_least("min_coarse_steps", self.min_coarse_steps, 1)
+        _at_least("picard_order", self.picard_order, 1)
+        if not isinstance(self.final_residual, bool):
+            raise ValueError(f"final_residual is {self.final_residual!r}; expected True or False")
         if self.chunk is not None:
             _at_least("chunk", self.chunk, 1)
         for name in ("tolerance", "adjoint_tolerance"):
@@ -82,6 +99,8 @@ class MGRIT:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(map(repr, allowed))}")
+        if self.coarse_operator == "picard" and self.delta == "diagonal":
+            raise ValueError('delta is "diagonal", which coarse_operator="picard" does not take; use "auto" or "none"')
         for name in ("coarsening", "relaxation"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))  # frozen means hashable too
@@ -117,8 +136,9 @@ Solver = MGRIT | Serial
 
 _CHOICES = {
     "cycle": get_args(Cycle),
+    "coarse_operator": get_args(CoarseOperatorName),
     "delta": ("none", "diagonal", "auto"),
-    "initial_guess": ("coarse", "constant"),
+    "initial_guess": get_args(InitialGuess),
     "store": ("all", "c_points"),
     "on_divergence": ("warn", "raise"),
 }

@@ -16,15 +16,22 @@ class Propagator(ABC):
     """u_target = Φ_k(u_source) + g_target on every level, for whole slices of layers k.
 
     A subclass supplies `_step`, and `_sweep` too where several steps in one go are cheaper, as in a fused kernel. One
-    propagator serves one solve; it counts the evaluations as they happen.
+    propagator serves one solve; it counts the evaluations as they happen. On coarse levels `_step` is the rediscretised
+    Φ_c; `mgrit.coarse_operator` puts other propagators there.
 
     Attributes:
         has_diagonal: whether `_step` can give the Jacobian's diagonal, which Δ-correction needs.
-        prefers_delta: whether `delta="auto"` means on.
+        has_decay: whether `_step` can give the decay D, which Picard iterations compose exactly; D = 1 where not.
+        preferred: the coarse operator, and its order, that "auto" means.
+        prefers_delta: whether `delta="auto"` means on, with rediscretised coarse operators.
+        needs_states: whether this coarse operator is nothing but a correction of states that there are already.
     """
 
     has_diagonal = False
+    has_decay = False
+    preferred: tuple[str, int] = ("rediscretised", 1)
     prefers_delta = False
+    needs_states = False
 
     def __init__(self, num_levels: int) -> None:
         self.work = Work([0] * num_levels)
@@ -36,7 +43,7 @@ class Propagator(ABC):
         """
         if not (count := length(layers)):
             return
-        self.work.evaluations[grid.level] += count
+        self.work.evaluations[grid.level] += count * self.cost(grid)
         with nvtx_range(f"step level {grid.level}"), _naming(grid, layers.start, layers.stop):
             self._step(grid, layers, u, out, diagonal)
 
@@ -50,12 +57,35 @@ class Propagator(ABC):
             if terms.products is not None:
                 terms.products.fill_(1)
             return
-        self.work.evaluations[window.grid.level] += sweep.evaluations
+        self.work.evaluations[window.grid.level] += sweep.evaluations * self.cost(window.grid)
         with nvtx_range(f"sweep level {window.grid.level}"), _naming(window.grid, window.first, window.stop):
             self._sweep(window, sweep, u, terms)
 
+    def depth(self, grid: Grid) -> int:
+        """How many dependent evaluations one step of this level takes."""
+        return 1
+
+    def cost(self, grid: Grid) -> int:
+        """How many evaluations one layer of this level takes."""
+        return 1
+
+    def expect_runs(self) -> None:  # noqa: B027: nothing need be done
+        """Be told that steps of consecutive layers of this level will be asked for, as Picard iterations do."""
+
+    def prefers_wide_steps(self, like: Tensor) -> bool:
+        """Whether one step of many layers, with states like `like`, is cheaper than several of fewer layers."""
+        return False
+
     @abstractmethod
-    def _step(self, grid: Grid, layers: slice, u: Tensor, out: Tensor, diagonal: Tensor | None) -> None: ...
+    def _step(
+        self,
+        grid: Grid,
+        layers: slice,
+        u: Tensor,
+        out: Tensor,
+        diagonal: Tensor | None,
+        decay: Tensor | None = None,
+    ) -> None: ...
 
     def _step_in_sweep(self, grid: Grid, layers: slice, u: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
         self._step(grid, layers, u, out, diagonal)

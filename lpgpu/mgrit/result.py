@@ -1,6 +1,6 @@
 """What a solve did: its outcome, and the work it took, counted where it is done."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from torch import Tensor
 
@@ -36,10 +36,23 @@ class SolveResult:
     messages: int
     bytes_sent: int
     squared_norms: tuple[Tensor, ...] = field(repr=False)
+    final_squared_norm: Tensor | None = field(repr=False, default=None)
 
     @classmethod
-    def of(cls, iterations: int, converged: bool | None, squared_norms: list[Tensor], work: Work) -> "SolveResult":
-        """The result of a solve that has just ended, with its work as counted so far."""
+    def of(
+        cls,
+        iterations: int,
+        converged: bool | None,
+        squared_norms: list[Tensor],
+        work: Work,
+        *,
+        with_final: bool = False,
+    ) -> "SolveResult":
+        """The result of a solve that has just ended, with its work as counted so far.
+
+        `with_final`: the last of the norms was taken after the last cycle.
+        """
+        *before, final = (*squared_norms, None) if not with_final else squared_norms
         return cls(
             iterations=iterations,
             converged=converged,
@@ -47,10 +60,22 @@ class SolveResult:
             sequential_depth=work.sequential_depth,
             messages=work.messages,
             bytes_sent=work.bytes_sent,
-            squared_norms=tuple(squared_norms),
+            squared_norms=tuple(before),
+            final_squared_norm=final,
         )
 
     @property
     def residual_norms(self) -> tuple[float, ...]:
         """‖r‖₂ over the C-points of the finest level, entry i before correction i. On a GPU, reading waits for it."""
         return tuple(float(squared.sqrt()) for squared in self.squared_norms)
+
+    @property
+    def final_residual(self) -> float | None:
+        """‖r‖₂ after the last cycle, where `MGRIT(final_residual=True)` asked for it; None where not, or on one level."""
+        return None if self.final_squared_norm is None else float(self.final_squared_norm.sqrt())
+
+    def __repr__(self) -> str:
+        shown = [f"{each.name}={getattr(self, each.name)!r}" for each in fields(self) if each.repr]
+        if self.final_squared_norm is not None:
+            shown.append(f"final_residual={self.final_residual:.3e}")
+        return f"SolveResult({', '.join(shown)})"

@@ -3,11 +3,14 @@
 from torch import Tensor
 
 from lpgpu.comm import Communicator, SingleProcess
+from lpgpu.mgrit.coarse_operator import CoarseOperator
 from lpgpu.mgrit.convergence import Stopping, diagnose
 from lpgpu.mgrit.cycle import CYCLES
+from lpgpu.mgrit.fas import residual_norm
 from lpgpu.mgrit.guess import initial_guess
 from lpgpu.mgrit.hierarchy import Hierarchy
 from lpgpu.mgrit.level import Level
+from lpgpu.mgrit.linear import identity_delta
 from lpgpu.mgrit.options import MGRIT, Serial, Solver
 from lpgpu.mgrit.propagator import Propagator
 from lpgpu.mgrit.result import SolveResult
@@ -53,23 +56,27 @@ def solve(
             if stopping.converged:
                 break
             completed += 1
+        final = [residual_norm(levels[0])] if mgrit.final_residual and len(levels) > 1 else []
 
-    squared_norms = diagnose(stopping.squared_norms, states, communicator, what=what, on_divergence=mgrit.on_divergence)
-    return SolveResult.of(completed, stopping.converged, squared_norms, propagator.work)
+    history = [*stopping.squared_norms, *final]
+    squared_norms = diagnose(history, states, communicator, what=what, on_divergence=mgrit.on_divergence)
+    return SolveResult.of(completed, stopping.converged, squared_norms, propagator.work, with_final=bool(final))
 
 
 def _levels(propagator, hierarchy, states, mgrit: MGRIT, g, communicator) -> list[Level]:
-    if mgrit.delta == "diagonal" and not propagator.has_diagonal:
-        raise ValueError('delta is "diagonal", which these layers do not offer; use "auto" or "none"')
-    delta = mgrit.delta == "diagonal" or (mgrit.delta == "auto" and propagator.prefers_delta)
+    operator = CoarseOperator.of(mgrit, propagator)
+    grids = operator.grids(hierarchy)
+    coarse = operator.propagator(propagator, grids[0]) if len(grids) > 1 else propagator
     levels = []
-    for grid in hierarchy.grids:
+    for grid in grids:
         if grid.level > 0:
             states, g = AllPoints(grid, _empty_like(states, grid.local_points)), None
         relaxation = None if grid.coarsening is None else mgrit.relaxation_per_level[grid.level]
-        level = Level(grid, states, propagator, communicator, relaxation, g)
-        if delta and not level.is_coarsest:
+        level = Level(grid, states, coarse if grid.level else propagator, communicator, relaxation, g)
+        if operator.takes_diagonals and not level.is_coarsest:
             level.products = _empty_like(states, grid.num_pieces)
+        elif operator.is_linear and level.is_coarsest:
+            level.delta = identity_delta(_empty_like(states, grid.local_steps))
         levels.append(level)
     return levels
 

@@ -20,8 +20,17 @@ class ConvLayers(Layers):
         self.activation = activation
         self.dt = dt
 
+    is_sliceable = True
+
     def advance(
-        self, layers: slice, u: Tensor, out: Tensor, *, keep: bool = False, diagonal: Tensor | None = None
+        self,
+        layers: slice,
+        u: Tensor,
+        out: Tensor,
+        *,
+        keep: bool = False,
+        diagonal: Tensor | None = None,
+        decay: Tensor | None = None,
     ) -> conv_step.Kept | None:
         kept = conv_step.advance(u, self._of(layers), self.dt, self.activation, out, keep=keep)
         return kept if keep else None

@@ -20,9 +20,17 @@ class DenseLayers(Layers):
         self.dt = dt
 
     has_diagonal = True
+    is_sliceable = True
 
     def advance(
-        self, layers: slice, u: Tensor, out: Tensor, *, keep: bool = False, diagonal: Tensor | None = None
+        self,
+        layers: slice,
+        u: Tensor,
+        out: Tensor,
+        *,
+        keep: bool = False,
+        diagonal: Tensor | None = None,
+        decay: Tensor | None = None,
     ) -> Tensor | None:
         w, b = self._of(layers)
         kept = dense_step.advance(u, w, b, self.dt, self.activation, out, diagonal=diagonal)

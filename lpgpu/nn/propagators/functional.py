@@ -49,7 +49,14 @@ class FunctionalLayers(Layers):
         return coarse
 
     def advance(
-        self, layers: slice, u: Tensor, out: Tensor, *, keep: bool = False, diagonal: Tensor | None = None
+        self,
+        layers: slice,
+        u: Tensor,
+        out: Tensor,
+        *,
+        keep: bool = False,
+        diagonal: Tensor | None = None,
+        decay: Tensor | None = None,
     ) -> None:
         if self.to_be_checked:  # once a call, at the price of recording a single step
             self.to_be_checked = False

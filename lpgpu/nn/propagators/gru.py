@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -20,7 +21,9 @@ class GRULayers(Layers):
     """
 
     has_diagonal = True
+    has_decay = True
     prefers_delta = True
+    is_sliceable = True
 
     def __init__(self, x: Tensor, w: Tensor, b: Tensor | None, formulation: str, dt: float) -> None:
         self.x = x
@@ -29,10 +32,24 @@ class GRULayers(Layers):
         self.formulation = formulation
         self.dt = dt
 
+    def coarsened(self, m: int) -> Self:
+        """As any layers, but that the classic cell, which diverges with a larger step, becomes the implicit one."""
+        coarse = super().coarsened(m)
+        coarse.formulation = "implicit"
+        return coarse
+
     def advance(
-        self, layers: slice, u: Tensor, out: Tensor, *, keep: bool = False, diagonal: Tensor | None = None
+        self,
+        layers: slice,
+        u: Tensor,
+        out: Tensor,
+        *,
+        keep: bool = False,
+        diagonal: Tensor | None = None,
+        decay: Tensor | None = None,
     ) -> Gates | Coefficients | None:
-        at = implicit_gru.advance(u, self.x[layers], self.w, self.b, self.dt, self.formulation, out, diagonal)
+        x = self.x[layers]
+        at = implicit_gru.advance(u, x, self.w, self.b, self.dt, self.formulation, out, diagonal, decay)
         return at if keep else None
 
     def linearise(self, layers: slice, u: Tensor, kept: Gates | Coefficients | None = None) -> Linearisation:
@@ -73,6 +90,9 @@ class _Linearised(Linearisation):
     def diagonal(self, out: Tensor) -> None:
         implicit_gru.diagonal(self.at, self.w, out)
 
+    def decay(self, out: Tensor) -> None:
+        out.copy_(self.at.a)
+
     def parameter_gradients(self, lam: Tensor) -> Sequence[Tensor | None]:
         return implicit_gru.gate_gradients(lam, self.at)
 
@@ -100,6 +120,9 @@ class _Once(Linearisation):
 
     def diagonal(self, out: Tensor) -> None:
         self._stored.diagonal(out)
+
+    def decay(self, out: Tensor) -> None:
+        self._stored.decay(out)
 
     def parameter_gradients(self, lam: Tensor) -> Sequence[Tensor | None]:
         return self._stored.parameter_gradients(lam)

@@ -24,8 +24,12 @@ class Linearisation(ABC):
         """out_k = diag(∂Φ_k/∂u), where `Layers.has_diagonal`."""
         raise NotImplementedError(f"{type(self).__name__} has no closed formula for the Jacobian's diagonal")
 
+    def decay(self, out: Tensor) -> None:
+        """out_k = D_k at u_k, where `Layers.has_decay`."""
+        raise NotImplementedError(f"{type(self).__name__} has no decay")
+
     def __getitem__(self, steps: slice) -> "Linearisation":
-        """That of some of the K layers, where `Layers.join` or `Layers.fuses_sweeps` is offered."""
+        """That of some of the K layers, where `Layers.is_sliceable`."""
         raise NotImplementedError(f"{type(self).__name__} cannot be sliced")
 
     def sweep(self, lam: Tensor, sweep: Sweep, terms: Terms = NO_TERMS) -> None:
@@ -43,15 +47,21 @@ class Linearisation(ABC):
 class Layers(ABC):
     """A stack of layers with parameters θ_k, [layers, ...], and their step Δt.
 
-    `has_diagonal`: the Jacobian's diagonal is a closed formula here. `prefers_delta`: Δ-correction by it pays.
+    `has_diagonal`: the Jacobian's diagonal is a closed formula here. `has_decay`: Φ_k is D_k ⊙ u and a rest, with a D_k
+    of its own, the decay of a gated cell. `preferred`: the coarse operator, and its order, that suits trained layers of
+    this kind best; `prefers_delta`: a rediscretised one is better with Δ-correction. `is_sliceable`: a linearisation of
+    many layers can be sliced.
     `num_shared`: of how many tensors that are the same for all layers there are gradients too.
     `to_be_checked`: set where a gradient may follow, for what would go wrong in it to be refused in the forward.
     """
 
     to_be_checked = False
     has_diagonal = False
+    has_decay = False
+    preferred: tuple[str, int] = ("rediscretised", 1)
     prefers_delta = False
     num_shared = 0
+    is_sliceable = False
 
     dt: float
 
@@ -63,9 +73,16 @@ class Layers(ABC):
 
     @abstractmethod
     def advance(
-        self, layers: slice, u: Tensor, out: Tensor, *, keep: bool = False, diagonal: Tensor | None = None
+        self,
+        layers: slice,
+        u: Tensor,
+        out: Tensor,
+        *,
+        keep: bool = False,
+        diagonal: Tensor | None = None,
+        decay: Tensor | None = None,
     ) -> Any:
-        """out_k = Φ_k(u_k); both [K, ...], not overlapping. `diagonal` becomes diag(∂Φ_k/∂u) at u_k.
+        """out_k = Φ_k(u_k); both [K, ...], not overlapping. `diagonal` becomes diag(∂Φ_k/∂u) at u_k, `decay` D_k there.
 
         May return what `linearise` would otherwise have to evaluate again, a sequence over the K layers, if `keep` asks
         for it and the kind of layer has such a thing; else None.
@@ -90,7 +107,7 @@ class Layers(ABC):
     def join(self, kept: Sequence[Any]) -> Any:
         """What `advance` kept of layers one by one, as if of all at once: to linearise them in one pass.
 
-        None where that gains nothing. What is offered can be sliced, as can its linearisation.
+        None where that gains nothing. What is offered can be sliced.
         """
         return None
 

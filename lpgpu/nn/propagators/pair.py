@@ -26,6 +26,8 @@ class ForwardPropagator(Propagator):
         self.layers = layers
         self.keep = keep
         self.has_diagonal = layers.has_diagonal
+        self.has_decay = layers.has_decay
+        self.preferred = layers.preferred
         self.prefers_delta = layers.prefers_delta
         self._of_stride = {1: layers}
         self._kept: dict[tuple[int, int], Any] = {}
@@ -41,8 +43,19 @@ class ForwardPropagator(Propagator):
             self._of_stride[grid.stride] = self.layers.coarsened(grid.stride)
         return self._of_stride[grid.stride]
 
-    def _step(self, grid: Grid, layers: slice, u: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
-        self.of_level(grid).advance(grid.of_network(layers), u, out, diagonal=diagonal)
+    def prefers_wide_steps(self, like: Tensor) -> bool:
+        return self.layers.fuses_sweeps(like)
+
+    def _step(
+        self,
+        grid: Grid,
+        layers: slice,
+        u: Tensor,
+        out: Tensor,
+        diagonal: Tensor | None,
+        decay: Tensor | None = None,
+    ) -> None:
+        self.of_level(grid).advance(grid.of_network(layers), u, out, diagonal=diagonal, decay=decay)
 
     def _sweep(self, window: Window, sweep: Sweep, u: Tensor, terms: Terms) -> None:
         if not self.layers.fuses_sweeps(u):
@@ -72,8 +85,11 @@ class AdjointPropagator(Propagator):
         self.grid = grid
         self.u = u
         self.has_diagonal = forward.has_diagonal
+        self.has_decay = forward.has_decay
+        self.preferred = forward.preferred
         self.prefers_delta = forward.prefers_delta
-        self._linearisations: dict[tuple[int, int, int, int], Linearisation] = {}
+        self._linearisations: dict[tuple[int, range], Linearisation] = {}
+        self._expects_runs = False
         self._whole_levels: dict[int, Linearisation | None] = {}
         self._swept_again: tuple[Window, Tensor] | None = None
 
@@ -100,11 +116,24 @@ class AdjointPropagator(Propagator):
             gather.put(layers, self._linearise(grid, layers).parameter_gradients(lam.c_sources))
         return gather.gradients
 
-    def _step(self, grid: Grid, layers: slice, u: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
+    def prefers_wide_steps(self, like: Tensor) -> bool:
+        return self.forward.prefers_wide_steps(like)
+
+    def _step(
+        self,
+        grid: Grid,
+        layers: slice,
+        u: Tensor,
+        out: Tensor,
+        diagonal: Tensor | None,
+        decay: Tensor | None = None,
+    ) -> None:
         linearisation = self._linearise(grid, layers)
         linearisation.vjp(u, out)
         if diagonal is not None:
             linearisation.diagonal(diagonal)
+        if decay is not None:
+            linearisation.decay(decay)
 
     def _sweep(self, window: Window, sweep: Sweep, u: Tensor, terms: Terms) -> None:
         with self._forward_states_in(window):
@@ -120,11 +149,12 @@ class AdjointPropagator(Propagator):
             return stack.linearise_once(of_network, states[window.local(layers)])
         if (whole := self._whole(grid)) is not None:
             return whole[layers]
-        key = (grid.level, layers.start, layers.stop, layers.step)
+        u = self._stored(of_network)
+        if u is None:
+            return stack.linearise_once(of_network, self._at_c_points_before(of_network))
+        key = grid.level, range(layers.start, layers.stop, layers.step or 1)
         if key not in self._linearisations:
-            kept = self.forward.kept(grid, layers)
-            u = self._stored(of_network)
-            self._linearisations[key] = stack.linearise(of_network, u, kept)
+            self._linearisations[key] = stack.linearise(of_network, u, self.forward.kept(grid, layers))
         return self._linearisations[key]
 
     def _whole(self, grid: Grid) -> Linearisation | None:
@@ -134,12 +164,14 @@ class AdjointPropagator(Propagator):
         return self._whole_levels[grid.level]
 
     def _linearise_whole(self, grid: Grid) -> Linearisation | None:
-        """For fused sweeps; and for a single level, from what each step kept, where these can be joined."""
+        """For fused sweeps and for runs of layers; and for a single level, from what each step kept, if that joins."""
         if grid.level == 0 and not isinstance(self.u, AllPoints):
             return None
         layers, of_network = self.forward.of_level(grid), grid.of_network(grid.all_layers)
         u = self._stored(of_network)
-        if layers.fuses_sweeps(u):
+        if u is None:
+            return None
+        if layers.fuses_sweeps(u) or (grid.level == 0 and self._expects_runs and layers.is_sliceable):
             return layers.linearise(of_network, u)
         if grid.level > 0 or grid.coarsening is not None:
             return None
@@ -147,12 +179,23 @@ class AdjointPropagator(Propagator):
         joined = None if any(each is None for each in kept) else layers.join(kept)
         return None if joined is None else layers.linearise(of_network, u, joined)
 
-    def _stored(self, layers: slice) -> Tensor:
-        """u at the points that `layers` of the network start from, all of which are stored."""
+    def _stored(self, layers: slice) -> Tensor | None:
+        """u at the points that `layers` of the network start from; None where they are not all stored."""
         if isinstance(self.u, AllPoints):
             return self.u.u[layers]
         m, first = self.grid.interval, self.grid.c_points.start
+        if (layers.start - first) % m or (layers.step % m and length(layers) > 1):
+            return None
         return self.u.c_points[(layers.start - first) // m : -((first - layers.stop) // m) : max(1, layers.step // m)]
+
+    def _at_c_points_before(self, layers: slice) -> Tensor:
+        """u at the last C-points before `layers` of the network, where the states between are not stored."""
+        m, first = self.grid.interval, self.grid.c_points.start
+        points = torch.arange(layers.start, layers.stop, layers.step, device=self.u.u.device)
+        return self.u.c_points[(points - first) // m]
+
+    def expect_runs(self) -> None:
+        self._expects_runs = True
 
     @contextmanager
     def _forward_states_in(self, window: Window) -> Iterator[None]:
