@@ -69,7 +69,7 @@ class Propagator(ABC):
         """How many evaluations one layer of this level takes."""
         return 1
 
-    def expect_runs(self) -> None:  # noqa: B027: nothing need be done
+    def expect_runs(self) -> None:  # noqa: B027
         """Be told that steps of consecutive layers of this level will be asked for, as Picard iterations do."""
 
     def prefers_wide_steps(self, like: Tensor) -> bool:

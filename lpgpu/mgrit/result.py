@@ -71,7 +71,7 @@ class SolveResult:
 
     @property
     def final_residual(self) -> float | None:
-        """‖r‖₂ after the last cycle, where `MGRIT(final_residual=True)` asked for it; None where not, or on one level."""
+        """‖r‖₂ after the last cycle; None on one level, or where `MGRIT(final_residual=True)` did not ask for it."""
         return None if self.final_squared_norm is None else float(self.final_squared_norm.sqrt())
 
     def __repr__(self) -> str:

@@ -43,7 +43,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "tolerance in words": ({"tolerance": "1e-3"}, ["tolerance is '1e-3'"]),
     "no coarse steps": ({"min_coarse_steps": 0}, ["min_coarse_steps is 0", "at least 1"]),
     "unknown delta": ({"delta": "full"}, ["delta is 'full'", "'diagonal'"]),
-    "unknown guess": ({"initial_guess": "zero"}, ["initial_guess is 'zero'", "'coarse', 'constant'"]),
+    "unknown guess": ({"initial_guess": "zero"}, ["initial_guess is 'zero'", "'coarse', 'nested', 'constant'"]),
     "unknown store": ({"store": "none"}, ["store is 'none'", "'all', 'c_points'"]),
     "empty chunk": ({"chunk": 0}, ["chunk is 0", "at least 1"]),
     "fractional chunk": ({"chunk": 0.5}, ["chunk is 0.5", "integer"]),
