@@ -100,7 +100,7 @@ class GRU(SolvedSequence, nn.GRU):
         """
         checked: list[Any] = []
         facts = facts_of_sequence(input, lengths, batch_first=self.batch_first)
-        facts["hx"] = None if hx is None else tuple(hx.shape)
+        facts["hx"] = getattr(hx, "shape", None)
         self._communicator.agree(lambda: checked.extend(self._checked(input, hx)), lambda: facts | self._facts())
         x, initial, batched = checked
         piece = Piece.of(self._communicator, x)
