@@ -99,9 +99,12 @@ class GRU(SolvedSequence, nn.GRU):
             NotImplementedError: inside a transform of torch.func, such as vmap.
         """
         checked: list[Any] = []
-        facts = facts_of_sequence(input, lengths, batch_first=self.batch_first)
-        facts["hx"] = getattr(hx, "shape", None)
-        self._communicator.agree(lambda: checked.extend(self._checked(input, hx)), lambda: facts | self._facts())
+
+        def facts() -> dict[str, object]:
+            of_input = facts_of_sequence(input, lengths, batch_first=self.batch_first)
+            return of_input | {"hx": None if hx is None else tuple(hx.shape)} | self._facts()
+
+        self._communicator.agree(lambda: checked.extend(self._checked(input, hx)), facts)
         x, initial, batched = checked
         piece = Piece.of(self._communicator, x)
         lengths = None if lengths is None else checked_lengths(lengths, piece.steps, x)

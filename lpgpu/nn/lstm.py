@@ -97,10 +97,11 @@ class LSTM(SolvedSequence, nn.LSTM):
         """
         input, lengths, layout = Layout.taken(input, lengths, batch_first=self.batch_first)
         checked: list[Any] = []
-        facts = facts_of_sequence(input, lengths, batch_first=self.batch_first)
-        self._communicator.agree(
-            lambda: checked.extend(self._checked(input, hx, layout)), lambda: facts | self._facts()
-        )
+
+        def facts() -> dict[str, object]:
+            return facts_of_sequence(input, lengths, batch_first=self.batch_first) | self._facts()
+
+        self._communicator.agree(lambda: checked.extend(self._checked(input, hx, layout)), facts)
         x, initial, layout = checked
         piece = Piece.of(self._communicator, x)
         lengths = None if lengths is None else checked_lengths(lengths, piece.steps, x)

@@ -103,8 +103,11 @@ class Recurrent(SolvedSequence):
         """
         input, lengths, layout = Layout.taken(input, lengths, batch_first=self.batch_first)
         checked: list[Any] = []
-        facts = facts_of_sequence(input, lengths, batch_first=self.batch_first)
-        self._communicator.agree(lambda: checked.extend(self._checked(input, hx)), lambda: facts | self._facts())
+
+        def facts() -> dict[str, object]:
+            return facts_of_sequence(input, lengths, batch_first=self.batch_first) | self._facts()
+
+        self._communicator.agree(lambda: checked.extend(self._checked(input, hx)), facts)
         x, packings, initial = checked
         self._packings: list[Packing] = packings
         piece = Piece.of(self._communicator, x)

@@ -67,13 +67,12 @@ def check_tensor(name: str, x: Any, weight: Tensor | None) -> None:
         raise ValueError(f"{name} has entries that are NaN or infinite; expected finite numbers")
 
 
-def facts_of_sequence(x: Any, lengths: Any, *, batch_first: bool) -> dict[str, object]:
+def facts_of_sequence(x: Tensor, lengths: Any, *, batch_first: bool) -> dict[str, object]:
     """What must be the same on every rank of an input, of which each has its own steps."""
-    sizes: list[Any] = list(getattr(x, "shape", ()))
-    if len(sizes) > 1:
-        sizes[1 if batch_first and len(sizes) > 2 else 0] = "time"
+    sizes: list[Any] = list(x.shape)
+    sizes[1 if batch_first and len(sizes) > 2 else 0] = "time"
     return {
-        "input": f"{getattr(x, 'dtype', None)} {sizes}",
+        "input": f"{x.dtype} {sizes}",
         "lengths": lengths.tolist() if isinstance(lengths, Tensor) else lengths,
     }
 
