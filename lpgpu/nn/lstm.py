@@ -95,13 +95,13 @@ class LSTM(SolvedSequence, nn.LSTM):
                 values (meta), lengths and resets that do not fit, and on a CPU for an input that is not finite.
             NotImplementedError: inside a transform of torch.func, such as vmap.
         """
-        input, lengths, layout = Layout.taken(input, lengths, batch_first=self.batch_first)
+        given, lengths, layout = Layout.taken(input, lengths, batch_first=self.batch_first)
         checked: list[Any] = []
 
         def facts() -> dict[str, object]:
-            return facts_of_sequence(input, lengths, batch_first=self.batch_first) | self._facts()
+            return facts_of_sequence(given, lengths, batch_first=self.batch_first) | self._facts()
 
-        self._communicator.agree(lambda: checked.extend(self._checked(input, hx, layout)), facts)
+        self._communicator.agree(lambda: checked.extend(self._checked(given, hx, layout)), facts)
         x, initial, layout = checked
         piece = Piece.of(self._communicator, x)
         lengths = None if lengths is None else checked_lengths(lengths, piece.steps, x)

@@ -101,13 +101,13 @@ class Recurrent(SolvedSequence):
             TypeError, ValueError: for tensors that do not fit, and for cells that do not keep their state's structure.
             NotImplementedError: inside a transform of torch.func, such as vmap.
         """
-        input, lengths, layout = Layout.taken(input, lengths, batch_first=self.batch_first)
+        given, lengths, layout = Layout.taken(input, lengths, batch_first=self.batch_first)
         checked: list[Any] = []
 
         def facts() -> dict[str, object]:
-            return facts_of_sequence(input, lengths, batch_first=self.batch_first) | self._facts()
+            return facts_of_sequence(given, lengths, batch_first=self.batch_first) | self._facts()
 
-        self._communicator.agree(lambda: checked.extend(self._checked(input, hx)), facts)
+        self._communicator.agree(lambda: checked.extend(self._checked(given, hx)), facts)
         x, packings, initial = checked
         self._packings: list[Packing] = packings
         piece = Piece.of(self._communicator, x)
