@@ -1,26 +1,31 @@
 """Reads the command line, runs the command, and turns what went wrong into one line and an exit code."""
 
-import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from lpgpu.cli import benching, comparing, info, training
+import lpgpu
+from lpgpu.cli import benching, comparing, info, plotting, training
+from lpgpu.cli.parser import Parser, await_turn
+from lpgpu.cli.streams import mend_streams
+from lpgpu.comm.failure import end_the_job
 from lpgpu.data import DataError
-from lpgpu.train import InputError, TrainingDivergedError, draw_plots, draw_runs
+from lpgpu.train import InputError, TrainingDivergedError
+from lpgpu.train.reports.console import tell
 from lpgpu.train.setup.ranks import launched_rank
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_USAGE = 1, 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; `argv` are the words after `lpgpu`, by default those of the process.
 
-    Returns the exit code: 0; 1 when training diverged; 2 for a user's error; 130 when interrupted. The last three print
-    one line to stderr. Bugs keep their traceback.
+    Returns the exit code: 0; 1 when training diverged; 2 for a user's error; 128 + the number of the signal that
+    interrupted it (130: Ctrl-C). The last three print one line to stderr. Bugs keep their traceback.
     """
-    arguments = _parser().parse_args(argv)
+    mend_streams()
+    arguments = _parser().parse(argv)
     try:
         arguments.command(arguments)
         sys.stdout.flush()
@@ -32,36 +37,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except KeyboardInterrupt as interrupt:
-        return _fail(EXIT_INTERRUPTED, "; ".join(["interrupted", *map(str, interrupt.args)]))
+        number = getattr(interrupt, "signal", signal.SIGINT)
+        by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+        return _fail(128 + number, "; ".join([f"interrupted{by}", *map(str, interrupt.args)]))
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lpgpu", description="Train deep networks layer-parallel, with multigrid.")
+def _parser() -> Parser:
+    parser = Parser(prog="lpgpu", description="Train deep networks layer-parallel, with multigrid.")
+    parser.add_argument("--version", action="version", version=f"lpgpu {lpgpu.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    training.add_command(commands)
-    comparing.add_command(commands)
-    benching.add_command(commands)
-    about = commands.add_parser("info", help="versions, devices, and which kernels would run")
-    about.set_defaults(command=lambda _: info.show())
-    plot = commands.add_parser("plot", help="draw the plots of a run again, finished or not, or compare several")
-    plot.add_argument(
-        "runs", metavar="RUN", type=Path, nargs="+", help="folder of a run; of several, one plot is drawn"
-    )
-    plot.add_argument(
-        "--output", metavar="FILE", type=Path, default=Path("runs.png"), help="of several runs: a new file [runs.png]"
-    )
-    plot.set_defaults(command=_plot)
+    for command in (training, comparing, benching, info, plotting):
+        command.add_command(commands)
     return parser
 
 
-def _plot(arguments: argparse.Namespace) -> None:
-    one, *others = arguments.runs
-    drawn = [draw_runs(arguments.runs, arguments.output)] if others else draw_plots(one)
-    print(*drawn, sep="\n")
-
-
 def _fail(code: int, message: str) -> int:
+    await_turn()
     where = f" rank {rank}:" if (rank := launched_rank()) else ""
-    print(f"lpgpu:{where} {' '.join(message.split())}", file=sys.stderr)
+    text = f"lpgpu:{where} {' '.join(message.split())}"
+    tell(text)
+    end_the_job(code, text)
     return code

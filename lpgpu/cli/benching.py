@@ -28,7 +28,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     )
     parser.add_argument("suite", metavar="SUITE", nargs="?", choices=SUITES, default="solver", help="[solver]")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="options of the suite")
-    parser.set_defaults(command=_bench)
+    parser.set_defaults(command=_bench, parser=parser)
 
 
 def _bench(arguments: argparse.Namespace) -> None:

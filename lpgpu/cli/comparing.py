@@ -1,7 +1,6 @@
 """`lpgpu compare RECIPE [options]`: the ways to train a recipe side by side, from several seeds."""
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
@@ -9,6 +8,7 @@ from shlex import quote
 from lpgpu.cli.training import add_options, given_options, parser_of
 from lpgpu.train import RECIPES, Comparison, find_recipe, variants_of
 from lpgpu.train.loop.compare import VARIED
+from lpgpu.train.reports.console import tell
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -40,7 +40,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
             help="folder for the runs, new or begun [runs/compare-RECIPE-DATE-TIME]",
         )
         add_options(options, recipe.defaults, without=VARIED)
-        options.set_defaults(command=_compare)
+        options.set_defaults(command=_compare, parser=options)
 
 
 def _compare(arguments: argparse.Namespace) -> None:
@@ -48,9 +48,8 @@ def _compare(arguments: argparse.Namespace) -> None:
     options = replace(recipe.defaults, **given_options(recipe, arguments))
     comparison = Comparison.create(recipe, options, arguments.seeds, arguments.variants)
     try:
-        table = comparison.run(lambda line: print(line, file=sys.stderr))
+        table = comparison.run(tell)
     except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(
-            f"continue with the same options and --run-dir {quote(str(comparison.folder))}"
-        ) from interrupt
+        interrupt.args = (f"continue with the same options and --run-dir {quote(str(comparison.folder))}",)
+        raise
     print(f"{table}\n\n{comparison.folder / 'comparison.md'}\n{comparison.folder / 'comparison.png'}")

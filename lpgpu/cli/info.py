@@ -1,5 +1,6 @@
 """`lpgpu info`: what a bug report needs."""
 
+import argparse
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
@@ -13,7 +14,13 @@ from lpgpu.kernels.precision import get_precision
 PACKAGES = ("torch", "triton", "cupy", "mpi4py", "nvtx")
 
 
-def show() -> None:
+def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `info`."""
+    parser = commands.add_parser("info", help="versions, devices, and which kernels would run")
+    parser.set_defaults(command=_show, parser=parser)
+
+
+def _show(_: argparse.Namespace) -> None:
     """Print what `describe` finds; of several ranks, the first one prints."""
     if text := describe():
         print(text)

@@ -25,7 +25,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
             "--resume", metavar="RUN_DIR", type=Path, help="continue that run from its last checkpoint"
         )
         add_options(options, recipe.defaults)
-        options.set_defaults(command=_train)
+        options.set_defaults(command=_train, parser=options)
 
 
 def add_options(parser: argparse.ArgumentParser, defaults: TrainOptions, *, without: Collection[str] = ()) -> None:
@@ -80,9 +80,8 @@ def _train(arguments: argparse.Namespace) -> None:
     try:
         summary = train(run)
     except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(
-            f"continue with: lpgpu train {recipe.name} --resume {quote(str(run.folder))}"
-        ) from interrupt
+        interrupt.args = (f"continue with: lpgpu train {recipe.name} --resume {quote(str(run.folder))}",)
+        raise
     if run.ranks.is_root:
         print(format_summary(run, summary))
 

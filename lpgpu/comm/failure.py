@@ -61,6 +61,17 @@ def at_exit(leave: Callable[[], Callable[[], bool]]) -> None:
     _at_exit.append(leave)
 
 
+def end_the_job(status: int, reason: str) -> None:
+    """End this process and all others at once, where there are others; alone, return. `reason` is one line."""
+    job = _job
+    if job is None and "mpi4py.MPI" in sys.modules:  # initialised, though no communicator was asked for yet
+        from lpgpu.comm.mpi_job import MPIJob
+
+        job = MPIJob()
+    if job is not None and job.size > 1:
+        job.end(status, reason)
+
+
 def _say_goodbye() -> None:
     waiting = [leave() for leave in _at_exit]
     while waiting := [done for done in waiting if not done()]:

@@ -25,7 +25,7 @@ from lpgpu.train.recipes import RECIPES, find_recipe
 from lpgpu.train.reports.plots import draw_plots, draw_runs
 from lpgpu.train.reports.summary import format_summary
 from lpgpu.train.runs.run import Run
-from lpgpu.train.setup.errors import InputError, TrainingDivergedError
+from lpgpu.train.setup.errors import InputError, TrainingDivergedError, TrainingInterrupted
 from lpgpu.train.setup.networks import GRUOptions, ODEOptions
 from lpgpu.train.setup.option_types import option
 from lpgpu.train.setup.options import TrainOptions
@@ -48,6 +48,7 @@ __all__ = [
     "Run",
     "TrainOptions",
     "TrainingDivergedError",
+    "TrainingInterrupted",
     "Transfer",
     "draw_plots",
     "draw_runs",

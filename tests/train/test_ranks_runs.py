@@ -110,7 +110,7 @@ def test_a_run_goes_on_on_another_number_of_ranks(shared: Path, tmp_path: Path) 
 def test_the_root_alone_writes(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     for name in ("append_record", "atomic_write"):
-        for room in ("loop", "run", "checkpoint"):
+        for room in ("loop.training", "runs.run", "runs.checkpoint"):
             _count_calls(monkeypatch, f"lpgpu.train.{room}", name, written)
     train(tiny_run(shared / "run", epochs=1))
     assert bool(written) == (RANK == 0)
@@ -129,7 +129,7 @@ def test_what_fails_on_the_root_fails_everywhere(shared: Path) -> None:
     [
         ({"layer_ranks": 7}, f"but there are {SIZE} ranks"),
         ({"data_ranks": 5}, f"but there are {SIZE} ranks"),
-        ({"layers": 1}, f"{SIZE} ranks cannot share 1 layers"),
+        ({"layers": 1}, f"{SIZE} ranks cannot share 1 layer "),
     ],
 )
 def test_what_several_ranks_cannot_do_is_refused_by_all(options: dict[str, Any], says: str, shared: Path) -> None:

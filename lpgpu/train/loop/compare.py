@@ -21,6 +21,7 @@ from lpgpu.train.setup.errors import InputError, TrainingDivergedError
 from lpgpu.train.setup.networks import GRUOptions
 from lpgpu.train.setup.options import TrainOptions
 from lpgpu.train.setup.recipe import Recipe
+from lpgpu.train.setup.words import counted
 
 # What tells the runs of a comparison apart, and so is no option of the whole.
 VARIED = ("seed", "solver", "formulation", "run_dir")
@@ -118,7 +119,7 @@ class Comparison:
         """Write `comparison.md` and, once an epoch is finished, `comparison.png`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.folder / "comparison.md") as file:
-            file.write(f"# {self.recipe.name}, {self.options.epochs} epochs\n\n{self.table()}\n".encode())
+            file.write(f"# {self.recipe.name}, {counted(self.options.epochs, 'epoch')}\n\n{self.table()}\n".encode())
         outcomes = [outcome for outcome in self.outcomes() if outcome.epochs]
         if outcomes:
             draw_comparison(outcomes, self.folder / "comparison.png")

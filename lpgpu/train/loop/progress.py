@@ -1,6 +1,5 @@
 """What a run shows of its progress: a bar on a terminal; in a file or a pipe, a line now and then."""
 
-import sys
 import time
 from types import TracebackType
 from typing import Self
@@ -8,15 +7,11 @@ from typing import Self
 from tqdm import tqdm
 
 from lpgpu.train.loop.trainer import Trainer
+from lpgpu.train.reports.console import console, tell
 from lpgpu.train.runs.metrics import Record, RunningMean
 
 REFRESH = 0.25  # seconds between looks at the loss, each of which waits for the device
 LINES = 10.0  # seconds between lines
-
-
-def tell(text: str) -> None:
-    """A line to stderr."""
-    print(text, file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -27,9 +22,8 @@ class Progress:
         self.steps = trainer.steps_per_epoch
         self.total, self.initial = trainer.options.epochs * self.steps, self._batches()
         # without a terminal the bar is disabled, and does nothing
-        self.bar = tqdm(
-            desc=name, total=self.total, initial=self.initial, unit="batch", dynamic_ncols=True, disable=None
-        )
+        shape = {"unit": "batch", "dynamic_ncols": True, "disable": None, "file": console}
+        self.bar = tqdm(desc=name, total=self.total, initial=self.initial, **shape)
         self.begun = self.due = time.monotonic()
         self.counted = trainer.measures.running.examples  # of this epoch's examples
         self.examples, self.looked = 0, self.begun  # those since the last look, and when that was

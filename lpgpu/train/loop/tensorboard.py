@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lpgpu.train.loop.trainer import Trainer
 from lpgpu.train.runs.metrics import Record
+from lpgpu.train.setup.words import counted
 
 
 @contextmanager
@@ -33,5 +34,5 @@ def _write(writer, record: Record) -> None:
     for solve in ("forward", "adjoint"):
         for cycle, norm in enumerate(record[f"{solve}_residuals"]):
             if norm is not None:
-                writer.add_scalar(f"residuals/{solve} after {cycle} cycles", norm, record["epoch"])
+                writer.add_scalar(f"residuals/{solve} after {counted(cycle, 'cycle')}", norm, record["epoch"])
     writer.flush()

@@ -40,6 +40,8 @@ class Trainer:
     Attributes:
         level: 0, or which coarser network of nested iteration this is; `depth`: its layers over those of level 0.
         epoch: epochs finished; `measures`: of the one under way.
+        between_batches: called after each batch of training or testing; what it raises ends the epoch there, to be
+            continued.
     """
 
     def __init__(self, recipe: Recipe, options: TrainOptions, *, level: int = 0, depth: float = 1.0):
@@ -61,6 +63,7 @@ class Trainer:
         self.scheduler = None if name == "none" else scheduler_of(name, arguments, self.optimizer)
         self.control = control_of(options, options.layer_solver())
         self.epoch = 0
+        self.between_batches: Callable[[], object] = lambda: None
         self.measures = Measures(self.device, self.ranks)
         self._shuffle, self._drawn = torch.Generator().manual_seed(options.seed), 0
 
@@ -86,6 +89,7 @@ class Trainer:
             with nvtx_range("train step"):
                 self._step(inputs, labels, weight)
             on_step(measures.running)
+            self.between_batches()
         with measures.timings("evaluation"):
             test_loss, test_accuracy = self.evaluate()
             serial = self.evaluate_with(Serial()) if self.options.check_serial else None
@@ -107,6 +111,7 @@ class Trainer:
         for inputs, labels in zip(self.data.test_inputs.split(size), self.data.test_labels.split(size), strict=True):
             loss, scores = self.objective.loss(self.network, inputs.to(self.device), labels)
             running.add(loss, scores, labels)
+            self.between_batches()
         return running.values()
 
     def evaluate_with(self, solver: MGRIT | Serial) -> tuple[float, float]:

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 
 from lpgpu import Serial
+from lpgpu.train.loop.interruption import Interruption
 from lpgpu.train.loop.levels import deepest_level, refined, trainer_of_level
-from lpgpu.train.loop.progress import Progress, tell
+from lpgpu.train.loop.progress import Progress
 from lpgpu.train.loop.tensorboard import tensorboard
 from lpgpu.train.loop.trainer import Trainer
 from lpgpu.train.methods.solvers import reduction_per_cycle, residual_histories
+from lpgpu.train.reports.console import tell
 from lpgpu.train.reports.plots import draw_plots
 from lpgpu.train.runs.atomic import remove_leftovers
 from lpgpu.train.runs.checkpoint import checkpoint_level, load_checkpoint, save_checkpoint
@@ -26,7 +28,8 @@ from lpgpu.train.runs.metrics import (
     total_seconds,
 )
 from lpgpu.train.runs.run import Run
-from lpgpu.train.setup.errors import InputError, TrainingDivergedError
+from lpgpu.train.setup.errors import InputError, TrainingDivergedError, TrainingInterrupted
+from lpgpu.train.setup.words import counted
 
 
 def train(run: Run) -> Record:
@@ -40,14 +43,15 @@ def train(run: Run) -> Record:
             this run; its folder can no longer be written to; options that exclude each other, and then a new run's
             folder is gone again.
         TrainingDivergedError: the loss is no longer finite; the checkpoint is an earlier one.
+        TrainingInterrupted: after SIGTERM, SIGHUP or Ctrl-C, on any rank; the checkpoint is of that moment.
     """
-    with run.locked(), _threads(run.options.threads):
+    with run.locked(), _threads(run.options.threads), Interruption(run.ranks) as interruption:
         trainer = _trainer(run)
-        _run_epochs(run, trainer)
+        _run_epochs(run, trainer, interruption)
         while trainer.level > 0:
             trainer = refined(trainer, run.recipe, run.options)
             _save(run, trainer)
-            _run_epochs(run, trainer)
+            _run_epochs(run, trainer, interruption)
         if run.ranks.is_root:
             tell(f"{run.recipe.name}: all epochs are done; testing")
         summary = _summary(run, trainer)
@@ -77,9 +81,10 @@ def _trainer(run: Run) -> Trainer:
     if run.ranks.is_root:
         keep_epochs(run.metrics, trainer.epoch, trainer.level)
         if trainer.level == 0 and trainer.epoch == trainer.options.epochs:
+            command = f"lpgpu train {run.recipe.name} --resume {quote(str(run.folder))} --epochs N"
             tell(
-                f"{run.folder} has finished its {trainer.epoch} epochs: nothing is left to train; to go on, with an N "
-                f"above {trainer.epoch}: lpgpu train {run.recipe.name} --resume {quote(str(run.folder))} --epochs N"
+                f"{run.folder} has finished its {counted(trainer.epoch, 'epoch')}: nothing is left to train; to go on, "
+                f"with an N above {trainer.epoch}: {command}"
             )
     return trainer
 
@@ -89,8 +94,9 @@ def _has_checkpoint(run: Run) -> bool:
     return run.checkpoint.exists()
 
 
-def _run_epochs(run: Run, trainer: Trainer) -> None:
+def _run_epochs(run: Run, trainer: Trainer, interruption: Interruption) -> None:
     every, is_root = run.options.checkpoint_every, run.ranks.is_root
+    trainer.between_batches = interruption.check
     name = run.recipe.name + (f", level {trainer.level}" if trainer.level else "")
     with (
         Progress(name, trainer) if is_root else nullcontext() as progress,
@@ -105,13 +111,19 @@ def _run_epochs(run: Run, trainer: Trainer) -> None:
                 _save(run, trainer)
 
         while trainer.epoch < trainer.options.epochs:
-            record = trainer.run_epoch(on_step)
+            try:
+                record = trainer.run_epoch(on_step)
+            except TrainingInterrupted:
+                trainer.check_finite()
+                _save(run, trainer)
+                raise
             if progress is not None:
                 with _writing(run):
                     append_record(run.metrics, record)
                 progress.epoch(record)
             log(record)
             _save(run, trainer)
+            interruption.check()
 
 
 def _ignore(_: object) -> None:

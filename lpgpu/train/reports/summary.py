@@ -2,6 +2,7 @@
 
 from lpgpu.train.runs.metrics import Record
 from lpgpu.train.runs.run import Run
+from lpgpu.train.setup.words import counted
 
 
 def format_summary(run: Run, summary: Record) -> str:
@@ -13,13 +14,13 @@ def format_summary(run: Run, summary: Record) -> str:
     if options.solver == "mgrit":
         levels = options.mgrit().coarsening_per_level
         coarsening = ", ".join(map(str, levels if len(set(levels)) > 1 else levels[:1]))
-        solver = f"MGRIT, m = {coarsening}, up to {options.levels} levels, "
+        solver = f"MGRIT, m = {coarsening}, up to {counted(options.levels, 'level')}, "
         solver += f"{options.iterations} forward / {options.adjoint_iterations} adjoint cycles"
         solver += "" if options.control == "fixed" else f" to start with, then {options.control}"
     else:
         solver = "serial"
     lines = {
-        "test accuracy": f"{summary['test_accuracy']:.2%} after {summary['epochs']} epochs",
+        "test accuracy": f"{summary['test_accuracy']:.2%} after {counted(summary['epochs'], 'epoch')}",
         "  exact inference": f"{summary['test_accuracy_serial']:.2%} (step after step, nothing iterative)",
         "solver": f"{options.network}, {solver}",
         "residual per cycle": f"forward {_factor(summary['forward_reduction'])}, "

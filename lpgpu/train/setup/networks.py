@@ -13,6 +13,7 @@ from lpgpu.nn.schemes import Scheme
 from lpgpu.train.setup.errors import InputError
 from lpgpu.train.setup.option_types import option
 from lpgpu.train.setup.options import TrainOptions
+from lpgpu.train.setup.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,7 @@ class ODEOptions(TrainOptions):
 
     @property
     def network(self) -> str:
-        return f"{self.layers} layers"
+        return counted(self.layers, "layer")
 
     def check_ranks(self) -> None:
         self.ranks.share(self.layers)
@@ -121,8 +122,7 @@ class GRUOptions(TrainOptions):
 
     @property
     def network(self) -> str:
-        layers = "1 layer" if self.num_layers == 1 else f"{self.num_layers} layers"
-        return f"{self.formulation} GRU, {layers} of {self.hidden_size}"
+        return f"{self.formulation} GRU, {counted(self.num_layers, 'layer')} of {self.hidden_size}"
 
 
 class SequenceClassifier(nn.Module):

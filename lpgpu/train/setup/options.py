@@ -13,6 +13,7 @@ from lpgpu.train.setup.mgrit_options import MGRIT_FIELDS, MGRITOptions
 from lpgpu.train.setup.option_types import check, json_value, option
 from lpgpu.train.setup.ranks import Ranks, ranks_of
 from lpgpu.train.setup.schedulers import check_scheduler
+from lpgpu.train.setup.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +122,7 @@ class TrainOptions(MGRITOptions):
             raise InputError(f"device is {self.device!r}; expected auto, cpu or cuda: no other kind is supported")
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
             raise InputError(
-                f"device is {self.device!r}, but PyTorch sees {torch.cuda.device_count()} CUDA devices; "
+                f"device is {self.device!r}, but PyTorch sees {counted(torch.cuda.device_count(), 'CUDA device')}; "
                 "choose auto or cpu, or see `lpgpu info`"
             )
         return device

@@ -19,6 +19,7 @@ from lpgpu import ProcessGrid, average_gradients
 from lpgpu.comm import as_communicator
 from lpgpu.data import DataError
 from lpgpu.train.setup.errors import InputError
+from lpgpu.train.setup.words import counted
 
 T = TypeVar("T")
 
@@ -72,7 +73,9 @@ class Ranks:
         """
         ranks, rank = self.grid.layer_ranks, self.grid.layer_rank
         if steps < ranks:
-            raise InputError(f"{ranks} ranks cannot share {steps} layers or time steps; take fewer --layer-ranks")
+            raise InputError(
+                f"{ranks} ranks cannot share {counted(steps, 'layer')} (or time steps); take fewer --layer-ranks"
+            )
         each, more = divmod(steps, ranks)
         first = rank * each + min(rank, more)
         return range(first, first + each + (rank < more))
@@ -120,8 +123,9 @@ def ranks_of(layer_ranks: int, data_ranks: int) -> Ranks:
     world = _world()
     size = 1 if world is None else world.Get_size()
     if size % data_ranks or layer_ranks not in (0, size // data_ranks):
+        here = f"{'is' if size == 1 else 'are'} {counted(size, 'rank')}"
         raise InputError(
-            f"layer_ranks is {layer_ranks or 'all'}, data_ranks is {data_ranks}, but there are {size} ranks; "
+            f"layer_ranks is {layer_ranks or 'all'}, data_ranks is {data_ranks}, but there {here}; "
             "their product must be that (mpiexec -n N lpgpu train …)"
         )
     return Ranks(ProcessGrid(world, layer_ranks=size // data_ranks) if size > 1 else ProcessGrid(None))

@@ -1,0 +1,30 @@
+"""`lpgpu plot RUN [RUN …]`: the plots of a run again, or several runs in one file."""
+
+import argparse
+from pathlib import Path
+
+from lpgpu.train import draw_plots, draw_runs
+
+
+def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `plot`."""
+    parser = commands.add_parser("plot", help="draw the plots of a run again, finished or not, or compare several")
+    parser.add_argument(
+        "runs", metavar="RUN", type=Path, nargs="+", help="folder of a run; of several, one plot is drawn"
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="a new file for all runs, PNG, SVG or PDF [of one run its own folder, of several runs.png]",
+    )
+    parser.set_defaults(command=_plot, parser=parser)
+
+
+def _plot(arguments: argparse.Namespace) -> None:
+    one, *others = arguments.runs
+    if arguments.output is None and not others:
+        drawn = draw_plots(one)
+    else:
+        drawn = [draw_runs(arguments.runs, arguments.output or Path("runs.png"))]
+    print(*drawn, sep="\n")
