@@ -107,16 +107,22 @@ class Case:
 
 def cases(*, quick: bool) -> list[Case]:
     """The shapes that matter first."""
-    shapes = [(512, 16), (256, 16), (1024, 16), (512, 64), (256, 64), (1024, 64)]
+    shapes: dict[Precision, list[tuple[int, int]]] = {
+        "bf16": [(512, 16), (256, 16), (1024, 16), (128, 16), (512, 64), (256, 64), (1024, 64)],
+        "tf32x3": [(128, 16), (64, 16), (256, 16), (512, 64), (128, 64)],
+        "tf32": [(128, 16), (256, 16), (1024, 16)],
+    }
     if not quick:
-        shapes += [(192, 16), (384, 16), (768, 64), (512, 1), (1024, 1), (256, 256), (512, 256), (1000, 20)]
-    operations = ("gru-forward", "gru-adjoint")
-    found = [Case(operation=o, width=h, batch=b, steps=256) for (h, b), o in itertools.product(shapes, operations)]
-    precisions: tuple[Precision, ...] = ("tf32x3", "tf32")
-    for precision, (h, b), o in itertools.product(precisions, [(256, 16), (512, 64), (1024, 16)], operations):
-        if precision == "tf32" or h <= 512:
-            found.append(Case(operation=o, width=h, batch=b, steps=256, precision=precision))
-    return found
+        shapes["bf16"] += [(64, 16), (192, 16), (384, 16), (768, 64), (512, 1), (256, 256), (512, 256), (1000, 20)]
+        shapes["tf32x3"] += [(192, 16), (512, 16), (256, 64)]
+        shapes["tf32"] += [(64, 16), (512, 64), (1024, 64)]
+    found = [
+        [Case(operation=o, width=h, batch=b, steps=256, precision=precision) for h, b in sizes]
+        for precision, sizes in shapes.items()
+        for o in ("gru-forward", "gru-adjoint")
+    ]
+    in_turn = itertools.chain.from_iterable(itertools.zip_longest(*found))
+    return [case for case in in_turn if case is not None]
 
 
 def rows_of(case: Case, *, check: bool) -> Iterator[Row]:
@@ -128,8 +134,11 @@ def rows_of(case: Case, *, check: bool) -> Iterator[Row]:
     with dispatch.backend("reference"):
         expected = case.run(None, {name: t.double() for name, t in inputs.items()})
     copies = [case.poisoned(inputs) for _ in range(min(4, copies_past_cache(sum(t.nbytes for t in inputs.values()))))]
-    multiprocessors = torch.cuda.get_device_properties(0).multi_processor_count
-    for plan in cuda_march.plans(case.width, case.batch, multiprocessors, case.dtype, case.precision):
+    properties = torch.cuda.get_device_properties(0)
+    arch, multiprocessors = 10 * properties.major + properties.minor, properties.multi_processor_count
+    for plan in cuda_march.plans(
+        case.width, case.batch, case.dtype, case.precision, arch=arch, multiprocessors=multiprocessors
+    ):
         row: Row = {"case": case.name, "plan": vars(plan)}
         yield row | guarded(lambda plan=plan: checked(case, plan, inputs, expected, copies, check=check))
     if not check:

@@ -2,14 +2,16 @@
 //
 // A phase may use of its Block: thread(), warp(), lane(); rank() and group(), the block's place in the grid; shared(),
 // the block's dynamic shared memory; sync(), the barrier of the block, and sync_warp(); mma(); and words of 8 or 16
-// bytes in global memory which blocks exchange, written and read at once as a whole, in no order to anything else.
+// bytes which blocks exchange, written and read as a whole, in no order to anything else. A grid's blocks have them in
+// global memory; a cluster's blocks each in their own shared memory, where the others write them too.
 #pragma once
 
 #include "words.cuh"
 
 namespace lpgpu {
 
-struct CudaBlock {
+// A CUDA thread's place, its barriers and its matrix unit.
+struct CudaThread {
     LPGPU_FUNCTION static int thread() { return threadIdx.x; }
     LPGPU_FUNCTION static int warp() { return threadIdx.x / 32; }
     LPGPU_FUNCTION static int lane() { return threadIdx.x % 32; }
@@ -47,44 +49,109 @@ struct CudaBlock {
         }
     }
 
-    LPGPU_FUNCTION static void publish(Word<1>* address, Word<1> word)
+};
+
+#define LPGPU_WHOLE "{ .reg .b128 whole; .reg .b64 low, high; "
+#define LPGPU_MAKE_WHOLE "mov.b64 low, {%1, %2}; mov.b64 high, {%3, %4}; mov.b128 whole, {low, high}; "
+#define LPGPU_SPLIT_WHOLE "mov.b128 {low, high}, whole; mov.b64 {%0, %1}, low; mov.b64 {%2, %3}, high; }"
+
+// A block of a grid.
+struct GridBlock : CudaThread {
+    static constexpr bool IN_CLUSTERS = false;
+    LPGPU_FUNCTION static void sync_cluster() {}
+
+    LPGPU_FUNCTION static void publish(Word<1>* to, Word<1> word)
     {
         const uint64_t bits = word.data[0] | (uint64_t(word.stamp) << 32);
-        asm volatile("st.relaxed.gpu.global.b64 [%0], %1;" ::"l"(address), "l"(bits) : "memory");
+        asm volatile("st.relaxed.gpu.global.b64 [%0], %1;" ::"l"(to), "l"(bits) : "memory");
     }
-    LPGPU_FUNCTION static void publish(Word<3>* address, Word<3> word)
+    LPGPU_FUNCTION static void publish(Word<3>* to, Word<3> word)
     {
-        asm volatile("{\n .reg .b128 whole;\n .reg .b64 low, high;\n mov.b64 low, {%1, %2};\n mov.b64 high, {%3, %4};\n"
-                     " mov.b128 whole, {low, high};\n st.relaxed.gpu.global.b128 [%0], whole;\n}" ::"l"(address),
-                     "r"(word.data[0]), "r"(word.data[1]), "r"(word.data[2]), "r"(word.stamp)
+        asm volatile(LPGPU_WHOLE LPGPU_MAKE_WHOLE "st.relaxed.gpu.global.b128 [%0], whole; }" ::"l"(to), "r"(word.data[0]),
+                     "r"(word.data[1]), "r"(word.data[2]), "r"(word.stamp)
                      : "memory");
     }
 
-    // Four neighbouring words.
-    LPGPU_FUNCTION static void observe(Word<1> (&words)[4], const Word<1>* address)
+    // Four words, each 32 behind the other.
+    LPGPU_FUNCTION static void observe(Word<1> (&words)[4], const Word<1>* from)
     {
         LPGPU_UNROLL
-        for (int i = 0; i < 4; i += 2) {
-            uint64_t first, second;
-            asm volatile("ld.relaxed.gpu.global.v2.b64 {%0, %1}, [%2];"
-                         : "=l"(first), "=l"(second)
-                         : "l"(address + i)
-                         : "memory");
-            words[i] = {{uint32_t(first)}, uint32_t(first >> 32)};
-            words[i + 1] = {{uint32_t(second)}, uint32_t(second >> 32)};
+        for (int i = 0; i < 4; i++) {
+            uint64_t bits;
+            asm volatile("ld.relaxed.gpu.global.b64 %0, [%1];" : "=l"(bits) : "l"(from + 32 * i) : "memory");
+            words[i] = {{uint32_t(bits)}, uint32_t(bits >> 32)};
         }
     }
-    LPGPU_FUNCTION static void observe(Word<3> (&words)[4], const Word<3>* address)
+    LPGPU_FUNCTION static void observe(Word<3> (&words)[4], const Word<3>* from)
     {
         LPGPU_UNROLL
         for (int i = 0; i < 4; i++) {
             Word<3>& word = words[i];
-            asm volatile("{\n .reg .b128 whole;\n .reg .b64 low, high;\n ld.relaxed.gpu.global.b128 whole, [%4];\n"
-                         " mov.b128 {low, high}, whole;\n mov.b64 {%0, %1}, low;\n mov.b64 {%2, %3}, high;\n}"
+            asm volatile(LPGPU_WHOLE "ld.relaxed.gpu.global.b128 whole, [%4]; " LPGPU_SPLIT_WHOLE
                          : "=r"(word.data[0]), "=r"(word.data[1]), "=r"(word.data[2]), "=r"(word.stamp)
-                         : "l"(address + i)
+                         : "l"(from + 32 * i)
                          : "memory");
         }
+    }
+};
+
+// A block of a cluster of RANKS blocks (compute capability 9.0).
+template <int RANKS>
+struct ClusterBlock : CudaThread {
+    static constexpr bool IN_CLUSTERS = true;
+
+    LPGPU_FUNCTION static void sync_cluster()
+    {
+        asm volatile("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;" ::: "memory");
+    }
+
+    // To all blocks of the cluster, this one among them, each from another one on.
+    template <int DATA>
+    LPGPU_FUNCTION static void publish(Word<DATA>* to, Word<DATA> word)
+    {
+        const uint32_t here = address(to);
+        LPGPU_UNROLL
+        for (int i = 0; i < RANKS; i++) {
+            uint32_t there;
+            asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(here), "r"((rank() + i) % RANKS));
+            store(there, word);
+        }
+    }
+
+    LPGPU_FUNCTION static void observe(Word<1> (&words)[4], const Word<1>* from)
+    {
+        LPGPU_UNROLL
+        for (int i = 0; i < 4; i++) {
+            uint64_t bits;
+            asm volatile("ld.relaxed.cluster.shared::cta.b64 %0, [%1];" : "=l"(bits) : "r"(address(from + 32 * i)) : "memory");
+            words[i] = {{uint32_t(bits)}, uint32_t(bits >> 32)};
+        }
+    }
+    LPGPU_FUNCTION static void observe(Word<3> (&words)[4], const Word<3>* from)
+    {
+        LPGPU_UNROLL
+        for (int i = 0; i < 4; i++) {
+            Word<3>& word = words[i];
+            asm volatile(LPGPU_WHOLE "ld.relaxed.cluster.shared::cta.b128 whole, [%4]; " LPGPU_SPLIT_WHOLE
+                         : "=r"(word.data[0]), "=r"(word.data[1]), "=r"(word.data[2]), "=r"(word.stamp)
+                         : "r"(address(from + 32 * i))
+                         : "memory");
+        }
+    }
+
+private:
+    LPGPU_FUNCTION static uint32_t address(const void* shared) { return uint32_t(__cvta_generic_to_shared(shared)); }
+
+    LPGPU_FUNCTION static void store(uint32_t there, Word<1> word)
+    {
+        const uint64_t bits = word.data[0] | (uint64_t(word.stamp) << 32);
+        asm volatile("st.relaxed.cluster.shared::cluster.b64 [%0], %1;" ::"r"(there), "l"(bits) : "memory");
+    }
+    LPGPU_FUNCTION static void store(uint32_t there, Word<3> word)
+    {
+        asm volatile(LPGPU_WHOLE LPGPU_MAKE_WHOLE "st.relaxed.cluster.shared::cluster.b128 [%0], whole; }" ::"r"(there),
+                     "r"(word.data[0]), "r"(word.data[1]), "r"(word.data[2]), "r"(word.stamp)
+                     : "memory");
     }
 };
 

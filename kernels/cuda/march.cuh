@@ -15,8 +15,11 @@
 // it has seen the messages of step s from all blocks, and a block sends that of step s after its barrier, which is after
 // all its warps have read those of s − 1. The shared sums have two places for the same reason.
 //
+// Where the words are, the Block decides: in global memory, read by all, or in the shared memory of every block of a
+// cluster, written by all.
+//
 // Several tiles of rows take turns in a block, so that one tile's exchange is hidden behind the work of others. All
-// blocks of a launch must be resident at once (a cooperative launch).
+// blocks that share tiles must be resident at once (a cooperative launch, or a cluster).
 #pragma once
 
 #include "words.cuh"
@@ -34,7 +37,7 @@ struct Shape {
     static_assert(UNITS % 8 == 0 && PAIRS <= 32 * WARPS, "a thread takes one pair of units of a row at most");
 };
 
-// What a march is over. `words` is zero at the launch and has 256 · chunks words for each tile of rows.
+// What a march is over. `words`, 256 · chunks of them for each tile of rows, is zero at the launch; null in clusters.
 struct Extent {
     int width, rows, steps;
     void* words;
@@ -53,8 +56,10 @@ struct March {
     static constexpr int COLUMNS = Cell::GATES * Shape::UNITS, COLUMN_TILES = COLUMNS / 8;
     static constexpr int PITCH = COLUMNS + (COLUMNS % 16 == 0 ? 8 : 0);  // a warp's sums in different banks
     static constexpr int SUMS = Shape::WARPS * TILE_ROWS * PITCH;
-    // chunks whose message is held at once: as many as leave registers to the weights, in turns of about equal size
-    static constexpr int MOST = Cell::DATA == 1 ? 8 : 4, TURNS = (Shape::CHUNKS + MOST - 1) / MOST;
+    // chunks whose message is held at once, in turns of about equal size: as many as leave registers to the weights, but
+    // few where it is near
+    static constexpr int MOST = Block::IN_CLUSTERS ? 2 : Cell::DATA == 1 ? 8 : 4;
+    static constexpr int TURNS = (Shape::CHUNKS + MOST - 1) / MOST;
     static constexpr int TOGETHER = (Shape::CHUNKS + TURNS - 1) / TURNS;
 
     Block& block;
@@ -65,12 +70,14 @@ struct March {
     const int row, column, unit;
     float* const sums;             // [2][WARPS][TILE_ROWS][PITCH]
     Kept* const kept;              // [tiles of this block][PAIRS]
+    Message* const words;          // [tiles][2][chunks][4][32]; in a cluster, tiles of this block
     uint32_t weights[Shape::CHUNKS][Cell::DATA][COLUMN_TILES][Operand::WEIGHT_REGISTERS];
 
     // Bytes of shared memory of a block that takes so many tiles in turn.
-    static constexpr int shared_bytes(int tiles)
+    static int shared_bytes(int tiles, int chunks)
     {
-        return int(sizeof(float)) * 2 * SUMS + int(sizeof(Kept)) * tiles * Shape::PAIRS;
+        const int words = Block::IN_CLUSTERS ? int(sizeof(Message)) * 256 * chunks * tiles : 0;
+        return int(sizeof(float)) * 2 * SUMS + int(sizeof(Kept)) * tiles * Shape::PAIRS + words;
     }
 
     LPGPU_FUNCTION March(Block& block, Cell& cell, const Extent& extent)
@@ -84,12 +91,18 @@ struct March {
           column(2 * (block.thread() % (Shape::UNITS / 2))),
           unit(unit_of(block)),
           sums(block.shared()),
-          kept(reinterpret_cast<Kept*>(block.shared() + 2 * SUMS))
+          kept(reinterpret_cast<Kept*>(block.shared() + 2 * SUMS)),
+          words(Block::IN_CLUSTERS ? reinterpret_cast<Message*>(kept + turns() * Shape::PAIRS)
+                                   : static_cast<Message*>(extent.words))
     {
     }
 
     LPGPU_FUNCTION void run()
     {
+        if constexpr (Block::IN_CLUSTERS) {
+            for (int i = block.thread(); i < turns() * chunks * 256; i += 32 * Shape::WARPS) words[i] = Message{};
+        }
+        block.sync_cluster();
         hold_weights();
         if (owner) cell.prepare(unit);
         Inputs inputs{};
@@ -98,21 +111,21 @@ struct March {
                 const Place place = placed(tile);
                 const Pair state = cell.start(place);
                 kept[i * Shape::PAIRS + block.thread()] = {state, place};
-                publish(tile, 0, state, cell.fetch(place, -1));
+                publish(tile, message(tile, i, 0), 0, state, cell.fetch(place, -1));
             }
             inputs = cell.fetch(kept[block.thread()].place, 0);
         }
         int buffer = 0;
         for (int step = 0; step < extent.steps; step++) {
             for (int tile = block.group(), i = 0; tile < tiles; tile += block.groups(), i++) {
-                multiply(message(tile, step), step + 1, sums + buffer * SUMS);
+                multiply(message(tile, i, step), step + 1, sums + buffer * SUMS);
                 block.sync();
                 if (owner) {
                     const bool last = tile + block.groups() >= tiles;
                     Kept& mine = kept[i * Shape::PAIRS + block.thread()];
                     const Kept& next = kept[last ? block.thread() : (i + 1) * Shape::PAIRS + block.thread()];
                     mine.state = cell.advance(summed(sums + buffer * SUMS).of_gate, inputs, mine.state);
-                    if (step + 1 < extent.steps) publish(tile, step + 1, mine.state, inputs);
+                    if (step + 1 < extent.steps) publish(tile, message(tile, i, step + 1), step + 1, mine.state, inputs);
                     // until the next turn of phase 3 these loads have all the time in which others' messages come
                     inputs = cell.fetch(next.place, step + int(last));
                     cell.store(mine.place, step, mine.state);
@@ -120,6 +133,7 @@ struct March {
                 buffer ^= 1;
             }
         }
+        block.sync_cluster();
     }
 
 private:
@@ -131,9 +145,13 @@ private:
     // Row and unit that this thread's pair has in a tile.
     LPGPU_FUNCTION Place placed(int tile) const { return cell.place(tile * TILE_ROWS + row, unit); }
 
-    LPGPU_FUNCTION Message* message(int tile, int step) const
+    // Tiles that take turns in this block.
+    LPGPU_FUNCTION int turns() const { return (tiles + block.groups() - 1) / block.groups(); }
+
+    // Of a tile, this block's i-th.
+    LPGPU_FUNCTION Message* message(int tile, int i, int step) const
     {
-        return static_cast<Message*>(extent.words) + int64_t(2 * tile + step % 2) * chunks * 128;
+        return words + int64_t(2 * (Block::IN_CLUSTERS ? i : tile) + step % 2) * chunks * 128;
     }
 
     LPGPU_FUNCTION void hold_weights()
@@ -162,13 +180,13 @@ private:
     }
 
     // Phases 1 and 2.
-    LPGPU_FUNCTION void multiply(const Message* words, int stamp, float* part)
+    LPGPU_FUNCTION void multiply(const Message* from, int stamp, float* part)
     {
         float sum[COLUMN_TILES][4] = {};
         LPGPU_UNROLL
         for (int c = 0; c < Shape::CHUNKS; c += TOGETHER) {
             Message seen[TOGETHER][4] = {};
-            await(words, stamp, c, seen);
+            await(from, stamp, c, seen);
             LPGPU_UNROLL
             for (int j = 0; j < TOGETHER; j++) {
                 if (c + j < Shape::CHUNKS && here(c + j)) {
@@ -194,14 +212,14 @@ private:
     LPGPU_FUNCTION bool here(int c) const { return block.warp() + c * Shape::WARPS < chunks; }
 
     // Look at all chunks until each has the stamp: those that have not come are looked at together.
-    LPGPU_FUNCTION void await(const Message* words, uint32_t stamp, int c, Message (&seen)[TOGETHER][4])
+    LPGPU_FUNCTION void await(const Message* from, uint32_t stamp, int c, Message (&seen)[TOGETHER][4])
     {
         bool missing = true;
         for (int looks = 0; missing; looks++) {
             LPGPU_UNROLL
             for (int j = 0; j < TOGETHER; j++)
                 if (c + j < Shape::CHUNKS && here(c + j) && !arrived(seen[j], stamp))
-                    block.observe(seen[j], words + int64_t(block.warp() + (c + j) * Shape::WARPS) * 128 + block.lane() * 4);
+                    block.observe(seen[j], from + (block.warp() + (c + j) * Shape::WARPS) * 128 + block.lane());
             missing = false;
             LPGPU_UNROLL
             for (int j = 0; j < TOGETHER; j++)
@@ -238,7 +256,7 @@ private:
     }
 
     // The pair's part of the message of `step`, where the matrix unit wants it (operands.cuh).
-    LPGPU_FUNCTION void publish(int tile, int step, Pair state, const Inputs& inputs)
+    LPGPU_FUNCTION void publish(int tile, Message* to, int step, Pair state, const Inputs& inputs)
     {
         Pair m[Cell::DATA];
         cell.message(state, inputs, m);
@@ -251,7 +269,7 @@ private:
             word.stamp = step + 1;
             LPGPU_UNROLL
             for (int d = 0; d < Cell::DATA; d++) word.data[d] = inside ? Operand::message(m[d], i) : 0;
-            block.publish(message(tile, step) + (unit + i) / Operand::CHUNK * 128 + lane * 4 + row / 8 + 2 * half, word);
+            block.publish(to + (unit + i) / Operand::CHUNK * 128 + (row / 8 + 2 * half) * 32 + lane, word);
         }
     }
 };

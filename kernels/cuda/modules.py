@@ -21,6 +21,8 @@ TARGETS = {80: "sm_80", 86: "sm_80", 87: "sm_80", 89: "sm_80", 90: "sm_90a"}
 SOURCES = ("implicit_gru/gru_march", "implicit_gru/gru_march_fp32")
 """Every source, as package/name within `lpgpu.kernels`."""
 
+_NON_PORTABLE_CLUSTER_SIZE_ALLOWED = 14  # CU_FUNC_ATTRIBUTE_…, which CuPy has no name for
+
 
 def source_of(name: str) -> Path:
     """The CUDA C++ file."""
@@ -79,19 +81,22 @@ def has_cupy() -> bool:
 
 
 @cache
-def function(name: str, kernel: str, device: torch.device) -> Any:
-    """A kernel of a cubin, allowed all the shared memory that a block may take; launched cooperatively.
+def function(name: str, kernel: str, device: torch.device, *, cooperative: bool) -> Any:
+    """A kernel of a cubin, allowed all the shared memory that a block may take, and clusters of any size.
 
     Raises:
         RuntimeError: where it cannot be loaded.
     """
     import cupy
+    from cupy.cuda import driver
 
     if reason := refusal(name, device):
         raise RuntimeError(f"{kernel} cannot be loaded: {reason}")
     with cupy.cuda.Device(device.index):
-        loaded = _module(name, device).get_function(kernel)
+        loaded = _module(name, device, cooperative).get_function(kernel)
         loaded.max_dynamic_shared_size_bytes = shared_limit(arch_of(device))
+        if arch_of(device) == 90:
+            driver.funcSetAttribute(loaded.kernel.ptr, _NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)
     return loaded
 
 
@@ -124,7 +129,7 @@ class _Stream:
 
 
 @cache
-def _module(name: str, device: torch.device) -> Any:
+def _module(name: str, device: torch.device, cooperative: bool) -> Any:
     import cupy
 
-    return cupy.RawModule(path=str(cubin(name, arch_of(device))), enable_cooperative_groups=True)
+    return cupy.RawModule(path=str(cubin(name, arch_of(device))), enable_cooperative_groups=cooperative)

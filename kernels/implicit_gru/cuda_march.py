@@ -1,7 +1,8 @@
 """Launching the GRU's marches in CUDA C++: all steps of a sweep in one launch, W spread over many blocks' registers.
 
 For widths that no single block can hold W of. A launch has `ranks` blocks for the units of the state, each with
-`units` of them, times `groups` that share the tiles of 16 rows; all are resident at once. See gru_march.cu.
+`units` of them, times `groups` that share the tiles of 16 rows. The blocks are a grid, all resident at once, that
+exchanges states through the second-level cache; or the ranks are a cluster, and exchange them through shared memory.
 """
 
 from dataclasses import dataclass
@@ -11,21 +12,37 @@ import torch
 from torch import Tensor
 
 from lpgpu.kernels.cuda import modules
+from lpgpu.kernels.devices import shared_limit
 from lpgpu.kernels.precision import Precision
 from lpgpu.kernels.sweep import Sweep
 
-THREADS = 256
-WARPS = THREADS // 32
 TILE_ROWS = 16
 CHUNK_UNITS = {"bf16": 16, "tf32": 8, "tf32x3": 8}
 """Operand → units that one matrix instruction sums over."""
-SIZES = {
-    ("bf16", torch.bfloat16): ((2, 8), (2, 16), (2, 32), (4, 8), (4, 16), (4, 32), (8, 8), (8, 16)),
-    ("bf16", torch.float32): ((2, 8), (2, 16), (4, 8), (4, 16), (8, 8), (8, 16)),
-    ("tf32", torch.float32): ((4, 8), (4, 16), (8, 8), (8, 16), (16, 8)),
-    ("tf32x3", torch.float32): ((4, 8), (4, 16), (8, 8)),
+GRIDS = {
+    ("bf16", torch.bfloat16): (
+        (8, 2, 8),
+        (8, 2, 16),
+        (8, 2, 32),
+        (8, 4, 8),
+        (8, 4, 16),
+        (8, 4, 32),
+        (8, 8, 8),
+        (8, 8, 16),
+    ),
+    ("bf16", torch.float32): ((8, 2, 8), (8, 2, 16), (8, 4, 8), (8, 4, 16), (8, 8, 8), (8, 8, 16)),
+    ("tf32", torch.float32): ((8, 4, 8), (8, 4, 16), (8, 8, 8), (8, 8, 16), (8, 16, 8)),
+    ("tf32x3", torch.float32): ((8, 4, 8), (8, 4, 16), (8, 8, 8)),
 }
-"""(operand, dtype) → (chunks, units) of the kernels there are; they hold widths up to chunks · 8 · CHUNK_UNITS."""
+"""(operand, dtype) → (warps, chunks, units) of the kernels of grids: for widths up to warps · chunks · CHUNK_UNITS."""
+CLUSTERS = {
+    ("bf16", torch.bfloat16): (
+        (4, 1, 8, 8), (4, 2, 8, 16), (4, 2, 16, 8), (8, 2, 16, 16), (8, 2, 32, 8), (8, 3, 24, 16),
+    ),
+    ("tf32", torch.float32): ((4, 2, 8, 8), (4, 4, 8, 16), (8, 4, 16, 16)),
+    ("tf32x3", torch.float32): ((4, 2, 8, 8), (4, 4, 8, 16), (8, 2, 8, 16), (8, 4, 16, 16)),
+}  # fmt: skip
+"""The same with the blocks of a cluster, whose `units` · blocks must suffice too."""
 _STORAGE = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 _SOURCE = {torch.bfloat16: "implicit_gru/gru_march", torch.float32: "implicit_gru/gru_march_fp32"}
 
@@ -45,50 +62,63 @@ ARGUMENTS = np.dtype(
 
 @dataclass(frozen=True)
 class Plan:
-    """How a march is launched: the kernel's sizes, and blocks as ranks × groups."""
+    """How a march is launched: the kernel's sizes, and ranks × groups blocks, in clusters of `ranks` or in a grid."""
 
     operand: str
+    warps: int
     chunks: int
     units: int
     ranks: int
     groups: int
     tiles: int
+    in_clusters: bool
 
     @property
-    def tiles_of_block(self) -> int:
-        """Tiles of rows that take turns in a block."""
-        return -(-self.tiles // self.groups)
+    def threads(self) -> int:
+        """Of a block."""
+        return 32 * self.warps
 
-    def shared_bytes(self, gates: int) -> int:
-        """Dynamic shared memory of a block; `gates`: columns of the product for each unit."""
-        columns = gates * self.units
+    @property
+    def suffix(self) -> str:
+        """Of the kernel's name."""
+        return f"w{self.warps}_c{self.chunks}_u{self.units}" + (f"_r{self.ranks}" if self.in_clusters else "")
+
+    def word_bytes(self, width: int, adjoint: bool, tiles: int) -> int:
+        """What blocks exchange the states of so many tiles through."""
+        return (16 if adjoint else 8) * 256 * -(-width // CHUNK_UNITS[self.operand]) * tiles
+
+    def shared_bytes(self, width: int, adjoint: bool) -> int:
+        """Dynamic shared memory of a block: `March::shared_bytes` of march.cuh."""
+        columns = (1 if adjoint else 3) * self.units
         pitch = columns + (8 if columns % 16 == 0 else 0)
-        return 4 * 2 * WARPS * TILE_ROWS * pitch + 24 * self.tiles_of_block * TILE_ROWS * self.units // 2
-
-    def word_bytes(self, width: int, adjoint: bool) -> int:
-        """What the blocks exchange their states through, zeroed before every launch."""
-        chunks = -(-width // CHUNK_UNITS[self.operand])
-        return (16 if adjoint else 8) * 256 * chunks * self.tiles
+        turns = -(-self.tiles // self.groups)
+        words = self.word_bytes(width, adjoint, turns) if self.in_clusters else 0
+        return 4 * 2 * self.warps * TILE_ROWS * pitch + 24 * turns * TILE_ROWS * self.units // 2 + words
 
 
-def plans(width: int, num_rows: int, multiprocessors: int, dtype: torch.dtype, precision: Precision) -> list[Plan]:
+def plans(
+    width: int, num_rows: int, dtype: torch.dtype, precision: Precision, *, arch: int, multiprocessors: int
+) -> list[Plan]:
     """Every way to launch a march of these sizes, one block on a multiprocessor; none where W does not fit.
 
     `precision` counts for fp32 only; "ieee" has no kernel.
     """
     operand = "bf16" if dtype == torch.bfloat16 else precision
-    sizes = SIZES.get((operand, dtype), ())
-    if not sizes or width % 2:
+    if operand not in CHUNK_UNITS or width % 2:
         return []
-    chunk = CHUNK_UNITS[operand]
-    fitting = [chunks for chunks, _ in sizes if chunks * WARPS * chunk >= width]
-    tiles = -(-num_rows // TILE_ROWS)
-    found = []
-    for chunks, units in sizes:
-        ranks = -(-(-(-width // chunk) * chunk) // units)
-        if fitting and chunks == min(fitting) and ranks <= multiprocessors:
-            found.append(Plan(operand, chunks, units, ranks, min(tiles, multiprocessors // ranks), tiles))
-    return found
+    chunk, tiles = CHUNK_UNITS[operand], -(-num_rows // TILE_ROWS)
+    padded = -(-width // chunk) * chunk
+    grids = [each for each in GRIDS.get((operand, dtype), ()) if each[0] * each[1] * chunk >= width]
+    sizes = [(*each, -(-padded // each[2]), False) for each in grids if each[1] == min(grid[1] for grid in grids)]
+    for warps, chunks, units, ranks in CLUSTERS.get((operand, dtype), ()) if arch == 90 else ():
+        if padded <= min(warps * chunks * chunk, units * ranks) < 2 * padded:
+            sizes.append((warps, chunks, units, ranks, True))
+    found = [
+        Plan(operand, warps, chunks, units, ranks, min(tiles, multiprocessors // ranks), tiles, in_clusters)
+        for warps, chunks, units, ranks, in_clusters in sizes
+        if ranks <= multiprocessors
+    ]
+    return [p for p in found if max(p.shared_bytes(width, adjoint) for adjoint in (False, True)) <= shared_limit(arch)]
 
 
 def sweep(
@@ -139,7 +169,8 @@ def _march(
     plan: Plan,
 ) -> None:
     width, adjoint = u.shape[-1], kind == "adjoint"
-    words = torch.zeros(plan.word_bytes(width, adjoint), dtype=torch.uint8, device=u.device)
+    in_grid = 0 if plan.in_clusters else plan.word_bytes(width, adjoint, plan.tiles)
+    words = torch.zeros(in_grid, dtype=torch.uint8, device=u.device)
     layer, source, target = geometry.first, geometry.sources(0).start, geometry.targets(0).start
     rows, last_steps = geometry.num_intervals * u.shape[1], _last_steps(geometry)
 
@@ -158,10 +189,11 @@ def _march(
         ),
         dtype=ARGUMENTS,
     )  # fmt: skip
-    shared = plan.shared_bytes(1 if adjoint else 3)
-    name = f"gru_{kind}_{plan.operand}_{_STORAGE[u.dtype]}_c{plan.chunks}_u{plan.units}"
-    loaded = modules.function(_SOURCE[u.dtype], name, u.device)
-    modules.launch(loaded, (plan.ranks, plan.groups), THREADS, shared, arguments, u.device)
+    name = f"gru_{kind}_{plan.operand}_{_STORAGE[u.dtype]}_{plan.suffix}"
+    loaded = modules.function(_SOURCE[u.dtype], name, u.device, cooperative=not plan.in_clusters)
+    modules.launch(
+        loaded, (plan.ranks, plan.groups), plan.threads, plan.shared_bytes(width, adjoint), arguments, u.device
+    )
 
 
 def _last_steps(geometry: Sweep) -> int:

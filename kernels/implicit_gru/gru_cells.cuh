@@ -79,8 +79,9 @@ struct GruArguments {
 };
 
 // h⁺ = Φ(h) + terms. The message is h itself; the columns of a unit are its three gates.
-template <class Storage, bool ACCURATE>
+template <class Storage_, bool ACCURATE>
 struct GruForward {
+    using Storage = Storage_;
     static constexpr int DATA = 1, GATES = 3;
     using Place = PlaceInSweep;
     struct Inputs {
@@ -149,8 +150,9 @@ private:
 };
 
 // λ⁺ = a ⊙ λ + Wᵀ (c ⊙ λ) + terms. The message is c ⊙ λ of the three gates.
-template <class Storage>
+template <class Storage_>
 struct GruAdjoint {
+    using Storage = Storage_;
     static constexpr int DATA = 3, GATES = 1;
     using Place = PlaceInSweep;
     struct Inputs {

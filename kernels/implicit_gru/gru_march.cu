@@ -4,15 +4,24 @@
 using Forward = lpgpu::GruForward<lpgpu::Bf16, false>;
 using Adjoint = lpgpu::GruAdjoint<lpgpu::Bf16>;
 
-#define BOTH(CHUNKS, UNITS)                                                                                            \
-    LPGPU_MARCH(forward, bf16, bf16, CHUNKS, UNITS, Forward, lpgpu::Bf16Operand, lpgpu::Bf16)                          \
-    LPGPU_MARCH(adjoint, bf16, bf16, CHUNKS, UNITS, Adjoint, lpgpu::Bf16Operand, lpgpu::Bf16)
+#define GRID(...)                                                                                                      \
+    LPGPU_GRID_MARCH(gru_forward_bf16_bf16, Forward, lpgpu::Bf16Operand, __VA_ARGS__)                                  \
+    LPGPU_GRID_MARCH(gru_adjoint_bf16_bf16, Adjoint, lpgpu::Bf16Operand, __VA_ARGS__)
+#define CLUSTER(...)                                                                                                   \
+    LPGPU_CLUSTER_MARCH(gru_forward_bf16_bf16, Forward, lpgpu::Bf16Operand, __VA_ARGS__)                               \
+    LPGPU_CLUSTER_MARCH(gru_adjoint_bf16_bf16, Adjoint, lpgpu::Bf16Operand, __VA_ARGS__)
 
-BOTH(2, 8)
-BOTH(2, 16)
-BOTH(2, 32)
-BOTH(4, 8)
-BOTH(4, 16)
-BOTH(4, 32)
-BOTH(8, 8)
-BOTH(8, 16)
+GRID(8, 2, 8)
+GRID(8, 2, 16)
+GRID(8, 2, 32)
+GRID(8, 4, 8)
+GRID(8, 4, 16)
+GRID(8, 4, 32)
+GRID(8, 8, 8)
+GRID(8, 8, 16)
+CLUSTER(4, 1, 8, 8)
+CLUSTER(4, 2, 8, 16)
+CLUSTER(4, 2, 16, 8)
+CLUSTER(8, 2, 16, 16)
+CLUSTER(8, 2, 32, 8)
+CLUSTER(8, 3, 24, 16)

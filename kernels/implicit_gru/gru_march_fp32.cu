@@ -5,27 +5,40 @@ using Rounded = lpgpu::GruForward<float, false>;
 using Accurate = lpgpu::GruForward<float, true>;
 using Adjoint = lpgpu::GruAdjoint<float>;
 
-#define BF16(CHUNKS, UNITS)                                                                                            \
-    LPGPU_MARCH(forward, bf16, fp32, CHUNKS, UNITS, Rounded, lpgpu::Bf16Operand, float)                                \
-    LPGPU_MARCH(adjoint, bf16, fp32, CHUNKS, UNITS, Adjoint, lpgpu::Bf16Operand, float)
-#define TF32(CHUNKS, UNITS)                                                                                            \
-    LPGPU_MARCH(forward, tf32, fp32, CHUNKS, UNITS, Accurate, lpgpu::Tf32Operand, float)                               \
-    LPGPU_MARCH(adjoint, tf32, fp32, CHUNKS, UNITS, Adjoint, lpgpu::Tf32Operand, float)
-#define TF32X3(CHUNKS, UNITS)                                                                                          \
-    LPGPU_MARCH(forward, tf32x3, fp32, CHUNKS, UNITS, Accurate, lpgpu::Tf32x3Operand, float)                           \
-    LPGPU_MARCH(adjoint, tf32x3, fp32, CHUNKS, UNITS, Adjoint, lpgpu::Tf32x3Operand, float)
+#define BF16_GRID(...)                                                                                                 \
+    LPGPU_GRID_MARCH(gru_forward_bf16_fp32, Rounded, lpgpu::Bf16Operand, __VA_ARGS__)                                  \
+    LPGPU_GRID_MARCH(gru_adjoint_bf16_fp32, Adjoint, lpgpu::Bf16Operand, __VA_ARGS__)
+#define TF32_GRID(...)                                                                                                 \
+    LPGPU_GRID_MARCH(gru_forward_tf32_fp32, Accurate, lpgpu::Tf32Operand, __VA_ARGS__)                                 \
+    LPGPU_GRID_MARCH(gru_adjoint_tf32_fp32, Adjoint, lpgpu::Tf32Operand, __VA_ARGS__)
+#define TF32_CLUSTER(...)                                                                                              \
+    LPGPU_CLUSTER_MARCH(gru_forward_tf32_fp32, Accurate, lpgpu::Tf32Operand, __VA_ARGS__)                              \
+    LPGPU_CLUSTER_MARCH(gru_adjoint_tf32_fp32, Adjoint, lpgpu::Tf32Operand, __VA_ARGS__)
+#define TF32X3_GRID(...)                                                                                               \
+    LPGPU_GRID_MARCH(gru_forward_tf32x3_fp32, Accurate, lpgpu::Tf32x3Operand, __VA_ARGS__)                             \
+    LPGPU_GRID_MARCH(gru_adjoint_tf32x3_fp32, Adjoint, lpgpu::Tf32x3Operand, __VA_ARGS__)
+#define TF32X3_CLUSTER(...)                                                                                            \
+    LPGPU_CLUSTER_MARCH(gru_forward_tf32x3_fp32, Accurate, lpgpu::Tf32x3Operand, __VA_ARGS__)                          \
+    LPGPU_CLUSTER_MARCH(gru_adjoint_tf32x3_fp32, Adjoint, lpgpu::Tf32x3Operand, __VA_ARGS__)
 
-BF16(2, 8)
-BF16(2, 16)
-BF16(4, 8)
-BF16(4, 16)
-BF16(8, 8)
-BF16(8, 16)
-TF32(4, 8)
-TF32(4, 16)
-TF32(8, 8)
-TF32(8, 16)
-TF32(16, 8)
-TF32X3(4, 8)
-TF32X3(4, 16)
-TF32X3(8, 8)
+BF16_GRID(8, 2, 8)
+BF16_GRID(8, 2, 16)
+BF16_GRID(8, 4, 8)
+BF16_GRID(8, 4, 16)
+BF16_GRID(8, 8, 8)
+BF16_GRID(8, 8, 16)
+TF32_GRID(8, 4, 8)
+TF32_GRID(8, 4, 16)
+TF32_GRID(8, 8, 8)
+TF32_GRID(8, 8, 16)
+TF32_GRID(8, 16, 8)
+TF32X3_GRID(8, 4, 8)
+TF32X3_GRID(8, 4, 16)
+TF32X3_GRID(8, 8, 8)
+TF32_CLUSTER(4, 2, 8, 8)
+TF32_CLUSTER(4, 4, 8, 16)
+TF32_CLUSTER(8, 4, 16, 16)
+TF32X3_CLUSTER(4, 2, 8, 8)
+TF32X3_CLUSTER(4, 4, 8, 16)
+TF32X3_CLUSTER(8, 2, 8, 16)
+TF32X3_CLUSTER(8, 4, 16, 16)

@@ -54,6 +54,7 @@ examples = st.builds(
     implicit=st.booleans(),
     bias=st.booleans(),
     terms=st.booleans(),
+    in_clusters=st.booleans(),
 )
 
 
@@ -65,10 +66,11 @@ def test_march_is_the_reference(adjoint: bool, operand: str, example: Example, p
     check(programs["memory"], adjoint, operand, example, tmp_path_factory.mktemp("march") / "tensors")
 
 
-@pytest.mark.parametrize(("adjoint", "operand"), CASES)
-def test_march_has_no_race(adjoint: bool, operand: str, racing: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_clusters", [False, True])
+@pytest.mark.parametrize(("adjoint", "operand"), [(False, "bf16"), (True, "bf16"), (True, "tf32x3")])
+def test_march_has_no_race(adjoint: bool, operand: str, in_clusters: bool, racing: Path, tmp_path: Path) -> None:
     """Two tiles take turns in a block, two groups of blocks share three tiles."""
-    example = Example(width=24, intervals=2, batch=18, last_steps=2, groups=2, terms=True)
+    example = Example(width=24, intervals=2, batch=18, last_steps=2, groups=2, terms=True, in_clusters=in_clusters)
     check(racing, adjoint, operand, example, tmp_path / "tensors")
 
 

@@ -1,7 +1,8 @@
 // The GRU's marches on the CPU: gru_march KIND OPERAND FILE [without-barriers] reads tensors from FILE and writes the
 // result behind them; gru_march layout prints sizeof(GruArguments).
 //
-// FILE: int32 width, intervals, batch, steps, last_steps, groups, implicit, has_bias, has_terms; float dt; then fp32
+// FILE: int32 width, intervals, batch, steps, last_steps, groups, implicit, has_bias, has_terms, in_clusters; float dt;
+// then fp32
 // source [intervals, B, H], x or c [intervals, steps, B, 3H], a [.., H] (adjoint), w [3H, H], b [3H] (with a bias),
 // g, delta, anchors [intervals, steps, B, H] (with terms). The result: target [intervals, steps, B, H].
 #include <string>
@@ -14,7 +15,7 @@ using namespace lpgpu;
 namespace {
 
 struct Sizes {
-    int width, intervals, batch, steps, last_steps, groups, implicit, has_bias, has_terms;
+    int width, intervals, batch, steps, last_steps, groups, implicit, has_bias, has_terms, in_clusters;
     float dt;
 };
 
@@ -37,11 +38,11 @@ std::vector<Storage> stored(const std::vector<float>& values)
 }
 
 // What a launch on the GPU does, for one kind of cell, operand and storage.
-template <class Cell, class Operand, class Storage, bool ADJOINT>
+template <class Cell, class Operand, class Storage, bool ADJOINT, bool IN_CLUSTERS>
 void run(const Sizes& n, std::FILE* file)
 {
     using Sized = Shape<Operand, 2, 2, 8>;  // two warps; two chunks each; blocks own eight units
-    using Marched = March<HostBlock, Sized, Cell>;
+    using Marched = March<HostBlock<IN_CLUSTERS>, Sized, Cell>;
     const int64_t state = int64_t(n.batch) * n.width, marched = int64_t(n.intervals) * n.steps * state;
     const auto source = stored<Storage>(read(file, n.intervals * state));
     const auto x_or_c = stored<Storage>(read(file, 3 * marched));
@@ -55,7 +56,7 @@ void run(const Sizes& n, std::FILE* file)
 
     const int rows = n.intervals * n.batch, tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
     const int chunks = (n.width + Operand::CHUNK - 1) / Operand::CHUNK;
-    std::vector<Word<Cell::DATA>> words(size_t(256) * chunks * tiles);
+    std::vector<Word<Cell::DATA>> words(IN_CLUSTERS ? 0 : size_t(256) * chunks * tiles);
     const auto swept = [&](const std::vector<Storage>& tensor, int units) {
         return Swept<const Storage>{tensor.empty() ? nullptr : tensor.data(), n.steps * units * state, units * state, units * n.width};
     };
@@ -74,8 +75,8 @@ void run(const Sizes& n, std::FILE* file)
     arguments.implicit = n.implicit;
 
     const int ranks = (chunks * Operand::CHUNK + Sized::UNITS - 1) / Sized::UNITS;
-    const int shared = Marched::shared_bytes((tiles + n.groups - 1) / n.groups);
-    launch(ranks, n.groups, 32 * Sized::WARPS, shared, [&](HostBlock& block) {
+    const int shared = Marched::shared_bytes((tiles + n.groups - 1) / n.groups, chunks);
+    launch<IN_CLUSTERS>(ranks, n.groups, 32 * Sized::WARPS, shared, [&](HostBlock<IN_CLUSTERS>& block) {
         Cell cell(arguments);
         Marched(block, cell, arguments.extent).run();
     });
@@ -88,10 +89,16 @@ void run(const Sizes& n, std::FILE* file)
 template <class Operand, class Storage, bool ACCURATE>
 void run(bool adjoint, const Sizes& sizes, std::FILE* file)
 {
-    if (adjoint)
-        run<GruAdjoint<Storage>, Operand, Storage, true>(sizes, file);
+    using Forward = GruForward<Storage, ACCURATE>;
+    using Adjoint = GruAdjoint<Storage>;
+    if (adjoint && sizes.in_clusters)
+        run<Adjoint, Operand, Storage, true, true>(sizes, file);
+    else if (adjoint)
+        run<Adjoint, Operand, Storage, true, false>(sizes, file);
+    else if (sizes.in_clusters)
+        run<Forward, Operand, Storage, false, true>(sizes, file);
     else
-        run<GruForward<Storage, ACCURATE>, Operand, Storage, false>(sizes, file);
+        run<Forward, Operand, Storage, false, false>(sizes, file);
 }
 
 }  // namespace
@@ -100,7 +107,7 @@ int main(int count, char** arguments)
 {
     if (count == 2) return std::printf("%zu\n", sizeof(GruArguments<Bf16>)) < 0;
     if (count < 4) return 2;
-    HostBlock::has_barriers = count == 4;
+    has_barriers = count == 4;
     const bool adjoint = std::string(arguments[1]) == "adjoint";
     const std::string operand = arguments[2];
     std::FILE* file = std::fopen(arguments[3], "r+b");

@@ -40,6 +40,7 @@ class Example:
     implicit: bool = True
     bias: bool = True
     terms: bool = False
+    in_clusters: bool = False
     dt: float = 0.7
 
     def tensors(self, adjoint: bool, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -75,8 +76,19 @@ def ran(
         RuntimeError: with what the program said, where it failed.
     """
     e = example
-    integers = (e.width, e.intervals, e.batch, e.steps, e.last_steps, e.groups, e.implicit, e.bias, e.terms)
-    head = struct.pack("9if", *map(int, integers), e.dt)
+    integers = (
+        e.width,
+        e.intervals,
+        e.batch,
+        e.steps,
+        e.last_steps,
+        e.groups,
+        e.implicit,
+        e.bias,
+        e.terms,
+        e.in_clusters,
+    )
+    head = struct.pack("10if", *map(int, integers), e.dt)
     values = b"".join(tensor.numpy().tobytes() for tensor in tensors.values())
     file.write_bytes(head + values)
     command = [str(program), "adjoint" if adjoint else "forward", operand, str(file), *options]
