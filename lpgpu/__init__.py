@@ -2,7 +2,7 @@
 
 from lpgpu.comm import ProcessGrid
 from lpgpu.mgrit import MGRIT, DivergenceError, DivergenceWarning, Parareal, Serial, SolveResult
-from lpgpu.nn import GRU, LayerParallel
+from lpgpu.nn import GRU, LSTM, LayerParallel, Recurrent
 from lpgpu.nn.gradients import average_gradients, clip_grad_norm_
 from lpgpu.nn.parameter_groups import param_groups
 from lpgpu.nn.state import (
@@ -16,12 +16,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "GRU",
+    "LSTM",
     "MGRIT",
     "DivergenceError",
     "DivergenceWarning",
     "LayerParallel",
     "Parareal",
     "ProcessGrid",
+    "Recurrent",
     "Serial",
     "SolveResult",
     "average_gradients",

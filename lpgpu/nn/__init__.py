@@ -4,5 +4,7 @@ from lpgpu.nn.arguments import PerLayer
 from lpgpu.nn.blocks import Activate, ConvBlock, DenseBlock
 from lpgpu.nn.gru import GRU
 from lpgpu.nn.layer_parallel import LayerParallel
+from lpgpu.nn.lstm import LSTM
+from lpgpu.nn.recurrent import Recurrent
 
-__all__ = ["GRU", "Activate", "ConvBlock", "DenseBlock", "LayerParallel", "PerLayer"]
+__all__ = ["GRU", "LSTM", "Activate", "ConvBlock", "DenseBlock", "LayerParallel", "PerLayer", "Recurrent"]

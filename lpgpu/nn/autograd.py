@@ -15,6 +15,7 @@ from lpgpu.comm import Communicator
 from lpgpu.mgrit import MGRIT, AllPoints, CPointsOnly, Partition, Solver, SolveResult, States, solve
 from lpgpu.mgrit.exchange import global_sum, of_first_point, state_of_rank
 from lpgpu.mgrit.hierarchy import Grid
+from lpgpu.nn.cells import Cell
 from lpgpu.nn.derivatives import Gradients, Kept, pulled_back, refuse_all_but_first_derivatives
 from lpgpu.nn.propagators import AdjointPropagator, ForwardPropagator, Layers
 
@@ -153,42 +154,32 @@ class PropagateEnd(torch.autograd.Function):
 
 
 class PropagateSequence(torch.autograd.Function):
-    """All states of a recurrent network: `PropagateSequence.apply(propagation, layers_for, anchor, x, h_0, w, b)`.
+    """All states of a recurrent network: `PropagateSequence.apply(propagation, cell, anchor, x, h_0, *weights)`.
 
-    `x` [T, B, G] are the inputs' products with their weights, computed beforehand; `h_0` [B, H]; `w` [G, H]; `b` [G] or
-    None. Returns h_1 … h_T, [T, B, H]. The gradients of `w` and `b` are one product and one sum over all steps. Of a
-    sequence that ranks share, T are this rank's steps, and so are the gradients of `x`, `w` and `b`; `h_0` and its
+    `x` [T, B, ...] is what the cell makes of the inputs beforehand; `h_0` [B, ...]. Returns h_1 … h_T [T, B, ...]. Of a
+    sequence that ranks share, T are this rank's steps, and so are the gradients of `x` and `weights`; `h_0` and its
     gradient are the same on all.
     """
 
     @staticmethod
     def forward(
-        ctx,
-        propagation: Propagation,
-        layers_for: Callable[..., Layers],
-        anchor: Tensor | None,
-        x: Tensor,
-        h_0: Tensor,
-        w: Tensor,
-        b: Tensor | None,
+        ctx, propagation: Propagation, cell: Cell, anchor: Tensor | None, x: Tensor, h_0: Tensor, *weights: Tensor
     ) -> Tensor:
-        propagated = propagation.forward(layers_for(x, w, b), h_0)
+        propagated = propagation.forward(cell.layers(x, *weights), h_0)
         h = propagated.all_points()
-        ctx.save_for_backward(x, w, b)  # to raise when one was changed in place
-        ctx.kept = propagation.keep((propagated, h), (x, h_0, w, b), (x, w, b))
+        ctx.save_for_backward(x, *weights)  # to raise when one was changed in place
+        ctx.kept = propagation.keep((propagated, h, cell), (x, h_0, *weights), (x, *weights))
         return h[1:].clone()
 
     @staticmethod
     def backward(ctx, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         def first(dloss_dh: Tensor) -> Gradients:
-            propagated, h = ctx.kept.solve
+            propagated, h, cell = ctx.kept.solve
             grid, communicator = propagated.u.grid, propagated.propagation.communicator
             g = torch.cat([of_first_point(communicator, grid, dloss_dh[-1])[None], dloss_dh])
-            dh_0, (dx, dq) = propagated.adjoint(dloss_dh[-1], g, parameters=True)
-            dy = dx.flatten(0, 1).clone()  # W h + b enters the gates r and z as x does, but n through q
-            dy[:, 2 * dq.shape[-1] :] = dq.flatten(0, 1)
-            dw = dy.T @ h[:-1].flatten(0, 1)
-            return dx, dh_0, dw, dy.sum(0) if ctx.needs_input_grad[6] else None
+            dh_0, of_steps = propagated.adjoint(dloss_dh[-1], g, parameters=True)
+            dx, *dweights = cell.gradients(h, of_steps)
+            return dx, dh_0, *dweights
 
         return None, None, None, *pulled_back(ctx, gradients, first, skip=3)
 

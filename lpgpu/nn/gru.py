@@ -4,22 +4,20 @@ import math
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from lpgpu.comm import as_communicator
 from lpgpu.kernels.implicit_gru import FORMULATIONS
-from lpgpu.mgrit import MGRIT, Solver, SolveResult
-from lpgpu.nn.autograd import PropagateSequence, Propagation, Replicated, Results
+from lpgpu.mgrit import MGRIT, Solver
+from lpgpu.nn.cells import GRUCell, Masks
 from lpgpu.nn.checks import check_ordinary
 from lpgpu.nn.piece import Piece
-from lpgpu.nn.plain_gru import gru_states
-from lpgpu.nn.propagators.gru import GRULayers
-from lpgpu.nn.solved import Solved
+from lpgpu.nn.sequence import SolvedSequence
+from lpgpu.nn.sequence_checks import checked_lengths, facts_of_sequence
 
 
-class GRU(Solved, nn.GRU):
+class GRU(SolvedSequence, nn.GRU):
     """A GRU over long sequences, solved by MGRIT over the time steps, forward and backward.
 
     It takes the place of torch.nn.GRU but by default computes something else, in training and in eval: the *implicit*
@@ -75,15 +73,8 @@ class GRU(Solved, nn.GRU):
         self.formulation = formulation
         self.dt = float(dt)
         self.solver = MGRIT() if solver is None else solver
-        communicator.agree(lambda: None, lambda: {"the network": self.extra_repr(), "dtype": self.weight_ih_l0.dtype})
-        for weight in self.parameters():
-            weight.data = communicator.broadcast(weight.data, 0)
-        self.forward_results: list[SolveResult | None] = [None] * (num_layers * self._directions)
-        self.adjoint_results: list[SolveResult | None] = [None] * (num_layers * self._directions)
-
-    @property
-    def _directions(self) -> int:
-        return 2 if self.bidirectional else 1
+        self._share_weights(communicator)
+        self._no_results()
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, input: Tensor, hx: Tensor | None = None, *, lengths: Tensor | None = None
@@ -108,13 +99,17 @@ class GRU(Solved, nn.GRU):
             NotImplementedError: inside a transform of torch.func, such as vmap.
         """
         checked: list[Any] = []
-        self._communicator.agree(
-            lambda: checked.extend(self._checked(input, hx)), lambda: self._facts(input, hx, lengths)
-        )
+
+        def facts() -> dict[str, object]:
+            of_input = facts_of_sequence(input, lengths, batch_first=self.batch_first)
+            return of_input | {"hx": None if hx is None else tuple(hx.shape)} | self._facts()
+
+        self._communicator.agree(lambda: checked.extend(self._checked(input, hx)), facts)
         x, initial, batched = checked
         piece = Piece.of(self._communicator, x)
-        lengths = None if lengths is None else _checked_lengths(lengths, piece.steps, x)
-        output, h_n = self._propagate(x, initial, piece, lengths)
+        lengths = None if lengths is None else checked_lengths(lengths, piece.steps, x)
+        output, last_states = self._propagate(x, initial.unbind(), piece, lengths)
+        h_n = torch.stack(last_states)
         if not batched:
             return output.squeeze(1), h_n.squeeze(1)
         return output.transpose(0, 1) if self.batch_first else output, h_n
@@ -122,83 +117,15 @@ class GRU(Solved, nn.GRU):
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, formulation={self.formulation!r}, dt={self.dt}, solver={self.solver}"
 
-    def _propagate(self, x: Tensor, hx: Tensor, piece: Piece, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The output [T, B, ...] and h_n, of checked arguments."""
-        padded = None if lengths is None else (piece.times(x.device)[:, None] >= lengths)[..., None]
-        weights = self._replicated_weights(piece)
-        last_states = []
-        for layer in range(self.num_layers):
-            directions = []
-            for reverse in range(self._directions):
-                which = layer * self._directions + reverse
-                marched = piece.reversed() if reverse else piece
-                states = self._solve(x, hx[which], padded, which, weights, marched)
-                # in reverse every sequence ends at its first element
-                last_states.append(marched.last_state(states, None if reverse else lengths))
-                directions.append(states.flip(0) if reverse else states)
-            x = torch.cat(directions, -1) if self.bidirectional else directions[0]
-            if padded is not None:
-                x = x.masked_fill(padded, 0)
-            if layer + 1 < self.num_layers:
-                x = piece.dropout(x, self.dropout, self.training)
-        h_n = torch.stack(last_states)
-        return (x, h_n) if piece.is_whole else Results.apply(piece.communicator, piece.anchor(), x, h_n)
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for names in self._all_weights for name in names}
 
-    def _replicated_weights(self, piece: Piece) -> dict[str, Tensor]:
-        """All weights by name; of shared sequences, with gradients that are summed over ranks."""
-        weights = {name: getattr(self, name) for names in self._all_weights for name in names}
-        if piece.is_whole:
-            return weights
-        values = Replicated.apply(piece.communicator, piece.anchor(), *weights.values())
-        return dict(zip(weights, values, strict=True))
-
-    def _solve(
-        self,
-        x: Tensor,
-        h_0: Tensor,
-        padded: Tensor | None,
-        which: int,
-        weights: dict[str, Tensor],
-        marched: Piece,
-    ) -> Tensor:
-        """The states h_1 … h_T of one layer in one direction, in the order they are computed."""
+    def _cell(self, which: int, weights: dict[str, Tensor], masks: Masks) -> GRUCell:
         layer, reverse = divmod(which, self._directions)
         suffix = f"l{layer}" + ("_reverse" if reverse else "")
-        products = F.linear(x, weights[f"weight_ih_{suffix}"], weights.get(f"bias_ih_{suffix}"))
-        if padded is not None:
-            # an infinite pre-activation makes z = 1: the state is passed on as it is
-            r, z, n = products.chunk(3, -1)
-            products = torch.cat([r, z.masked_fill(padded, math.inf), n], -1)
-        if reverse:
-            products = products.flip(0)
-        propagation = Propagation(
-            num_steps=marched.steps,
-            partition=marched.partition,
-            solver=self.solver,
-            communicator=marched.communicator,
-            forward_done=lambda result: self.forward_results.__setitem__(which, result),
-            adjoint_done=lambda result: self.adjoint_results.__setitem__(which, result),
-            differentiable=torch.is_grad_enabled(),
-            plain=lambda x, h_0, w, b: gru_states(x, h_0, w, b, self.dt, self.formulation),
-        )
-        w, b = weights[f"weight_hh_{suffix}"], weights.get(f"bias_hh_{suffix}")
-        return PropagateSequence.apply(propagation, self._layers, propagation.anchor(), products, h_0, w, b)
-
-    def _facts(self, input: Tensor, hx: Tensor | None, lengths: Any) -> dict[str, object]:
-        """What must be the same on every rank at a call."""
-        sizes: list[Any] = list(input.shape)
-        sizes[1 if self.batch_first and input.ndim == 3 else 0] = "time"
-        return {
-            "input": f"{input.dtype} {sizes}",
-            "hx": None if hx is None else tuple(hx.shape),
-            "lengths": lengths.tolist() if isinstance(lengths, Tensor) else lengths,
-            "solver": self.solver,
-            "training": self.training,
-            "whether gradients are enabled": torch.is_grad_enabled(),
-        }
-
-    def _layers(self, products: Tensor, w: Tensor, b: Tensor | None) -> GRULayers:
-        return GRULayers(products.detach(), w.detach(), None if b is None else b.detach(), self.formulation, self.dt)
+        of_input = weights[f"weight_ih_{suffix}"], weights.get(f"bias_ih_{suffix}")
+        of_state = [weights[name] for name in (f"weight_hh_{suffix}", f"bias_hh_{suffix}") if name in weights]
+        return GRUCell(of_input, tuple(of_state), dt=self.dt, formulation=self.formulation, masks=masks)
 
     def _checked(self, input: Tensor, hx: Tensor | None) -> tuple[Tensor, Tensor, bool]:
         """Input as [T, B, input_size], states to start from, and whether the input was batched."""
@@ -238,16 +165,3 @@ class GRU(Solved, nn.GRU):
         if not len(x):
             raise ValueError(f"input is {tuple(input.shape)}; expected at least one time step")
         return x, hx, batched
-
-
-def _checked_lengths(lengths: Tensor, steps: int, x: Tensor) -> Tensor:
-    """`lengths` [B] on the device of `x` [T, B, ...], where they fit its batch and the sequence's steps."""
-    batch = x.shape[1]
-    lengths = torch.as_tensor(lengths, device=x.device)
-    if lengths.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8) or lengths.shape != (
-        batch,
-    ):
-        raise ValueError(f"lengths is {lengths.dtype} {tuple(lengths.shape)}; expected integers, ({batch},)")
-    if batch and (int(lengths.min()) < 1 or int(lengths.max()) > steps):
-        raise ValueError(f"lengths go from {int(lengths.min())} to {int(lengths.max())}; expected 1 to {steps}")
-    return lengths.long()

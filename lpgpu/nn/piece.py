@@ -61,12 +61,13 @@ class Piece:
         return torch.arange(self.first, self.first + self.local_steps, device=device)
 
     def last_state(self, states: Tensor, lengths: Tensor | None) -> Tensor:
-        """h at each sequence's length, or at the end, [B, H], of this rank's h_1 … h_T; zero where that is not here."""
+        """h at each sequence's length, or at the end, [B, ...], of this rank's h_1 … h_T; zero where it is not here."""
         if lengths is None:
             return states[-1] if self.first + self.local_steps == self.steps else torch.zeros_like(states[-1])
         index = lengths - 1 - self.first
         at = states[index.clamp(0, self.local_steps - 1), torch.arange(len(lengths), device=states.device)]
-        return at if self.is_whole else at.where(((index >= 0) & (index < self.local_steps))[:, None], 0)
+        here = (index >= 0) & (index < self.local_steps)
+        return at if self.is_whole else at.where(here.view(-1, *(1,) * (at.ndim - 1)), 0)
 
     def dropout(self, x: Tensor, p: float, training: bool) -> Tensor:
         """F.dropout, drawn apart on every rank though their generators be in the same state."""

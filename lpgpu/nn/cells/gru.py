@@ -1,0 +1,89 @@
+"""The GRU's cell: by the operation `lpgpu.kernels.implicit_gru`, and by its formula for what that cannot do."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lpgpu.nn.cells.cell import Cell, Masks
+from lpgpu.nn.cells.lstm import powers
+from lpgpu.nn.cells.vmapped import VmappedCell
+from lpgpu.nn.plain_gru import gru_states
+from lpgpu.nn.propagators import Layers
+from lpgpu.nn.propagators.gru import GRULayers
+
+
+class GRUCell(Cell):
+    """The implicit or the classic GRU, with gates in the order r, z, n.
+
+    `of_input` are W_i [3H, F] and b_i [3H] or None, `weights` W_h [3H, H] and b_h [3H], or W_h alone.
+    """
+
+    def __init__(
+        self,
+        of_input: tuple[Tensor, Tensor | None],
+        weights: tuple[Tensor, ...],
+        *,
+        dt: float,
+        formulation: str,
+        masks: Masks,
+    ) -> None:
+        self.of_input = of_input
+        self.weights = weights
+        self.dt = dt
+        self.formulation = formulation
+        self.masks = masks
+
+    def inputs(self, x: Tensor) -> Tensor:
+        products = F.linear(x, *self.of_input)
+        if self.masks.padded is None:
+            return products
+        # an infinite pre-activation makes z = 1: the state is passed on as it is
+        r, z, n = products.chunk(3, -1)
+        return torch.cat([r, z.masked_fill(self.masks.padded, math.inf), n], -1)
+
+    def layers(self, x: Tensor, *weights: Tensor) -> Layers:
+        w, b = _pair(weights)
+        return GRULayers(x.detach(), w.detach(), None if b is None else b.detach(), self.formulation, self.dt)
+
+    def gradients(self, h: Tensor, of_steps: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        dx, dq = of_steps
+        if dx is None or dq is None:
+            raise ValueError("the gradients of the gates were not taken")
+        dy = dx.flatten(0, 1).clone()  # W h + b enters the gates r and z as x does, but n through q
+        dy[:, 2 * dq.shape[-1] :] = dq.flatten(0, 1)
+        dw = dy.T @ h[:-1].flatten(0, 1)
+        return dx, *(dw, dy.sum(0))[: len(self.weights)]
+
+    def plain(self, x: Tensor, h_0: Tensor, *weights: Tensor) -> Tensor:
+        return gru_states(x, h_0, *_pair(weights), self.dt, self.formulation)
+
+
+class FrozenGatesGRUCell(VmappedCell):
+    """The classic GRU in plain PyTorch; over m steps, with the gates frozen at their first values,
+
+        h⁺ = z^m ⊙ h + (1 − z^m) ⊙ n
+
+    `named` holds "weight_hh" [3H, H] and, where there is one, "bias_hh" [3H].
+    """
+
+    def __init__(self, of_input: tuple[Tensor, Tensor | None], named: dict[str, Tensor], masks: Masks) -> None:
+        self.of_input = of_input
+        self.weights = tuple(named.values())
+        self.masks = masks
+
+    def inputs(self, x: Tensor) -> Tensor:
+        return F.linear(x, *self.of_input)
+
+    def step(self, x: Tensor, h: Tensor, weights: Sequence[Tensor], spans: int) -> Tensor:
+        x_r, x_z, x_n = x.chunk(3, -1)
+        y_r, y_z, q = F.linear(h, *_pair(tuple(weights))).chunk(3, -1)
+        decay, _ = powers(torch.sigmoid(x_z + y_z), spans)
+        n = torch.tanh(x_n + torch.sigmoid(x_r + y_r) * q)
+        return n + decay * (h - n)
+
+
+def _pair(weights: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
+    return weights[0], weights[1] if len(weights) > 1 else None

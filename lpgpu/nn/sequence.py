@@ -1,0 +1,125 @@
+"""What every recurrent network does: layer by layer, direction by direction, solve a cell over the steps."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lpgpu.comm import Communicator
+from lpgpu.mgrit import SolveResult
+from lpgpu.nn.autograd import PropagateSequence, Propagation, Replicated, Results
+from lpgpu.nn.cells import Cell, Masks
+from lpgpu.nn.piece import Piece
+from lpgpu.nn.solved import Solved
+
+
+class SolvedSequence(Solved, nn.Module):
+    """A network of `num_layers` layers, each of one or two directions, whose cells `_cell` makes at every call.
+
+    Attributes:
+        forward_results, adjoint_results: of each layer (and direction) in order, its latest SolveResult, or None.
+    """
+
+    num_layers: int
+    bidirectional: bool
+    dropout: float
+    training: bool
+    forward_results: list[SolveResult | None]
+    adjoint_results: list[SolveResult | None]
+    _communicator: Communicator
+
+    @property
+    def _directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    def _weights(self) -> dict[str, Tensor]:
+        """All weights by name."""
+        raise NotImplementedError
+
+    def _cell(self, which: int, weights: dict[str, Tensor], masks: Masks) -> Cell:
+        """The cell of layer and direction `which`, with these weights."""
+        raise NotImplementedError
+
+    def _propagate(
+        self, x: Tensor, hx: Sequence[Tensor], piece: Piece, lengths: Tensor | None, resets: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The output [T, B, ...] and each last state [B, ...], of checked arguments.
+
+        `hx` are the states to start from; `resets` [steps of all ranks, B] says where a sequence begins anew.
+        """
+        weights = self._weights()
+        if not piece.is_whole:
+            values = Replicated.apply(piece.communicator, piece.anchor(), *weights.values())
+            weights = dict(zip(weights, values, strict=True))
+        padded = None if lengths is None else piece.times(x.device)[:, None] >= lengths
+        last_states = []
+        for layer in range(self.num_layers):
+            directions = []
+            for reverse in range(self._directions):
+                which = layer * self._directions + reverse
+                marched = piece.reversed() if reverse else piece
+                cell = self._cell(which, weights, _masks(marched, padded, resets, reverse=bool(reverse)))
+                states = self._solve(x.flip(0) if reverse else x, hx[which], cell, which, marched)
+                # in reverse every sequence ends at its first element
+                last_states.append(marched.last_state(states, None if reverse else lengths))
+                output = cell.output(states)
+                directions.append(output.flip(0) if reverse else output)
+            x = torch.cat(directions, -1) if self.bidirectional else directions[0]
+            if padded is not None:
+                x = x.masked_fill(padded.view(*padded.shape, *(1,) * (x.ndim - 2)), 0)
+            if layer + 1 < self.num_layers:
+                x = piece.dropout(x, self.dropout, self.training)
+        return (x, last_states) if piece.is_whole else _of_ranks(piece, x, last_states)
+
+    def _solve(self, x: Tensor, h_0: Tensor, cell: Cell, which: int, marched: Piece) -> Tensor:
+        """The states h_1 … h_T of one layer in one direction, of inputs in the order they are computed in."""
+        propagation = Propagation(
+            num_steps=marched.steps,
+            partition=marched.partition,
+            solver=self.solver,
+            communicator=marched.communicator,
+            forward_done=lambda result: self.forward_results.__setitem__(which, result),
+            adjoint_done=lambda result: self.adjoint_results.__setitem__(which, result),
+            differentiable=torch.is_grad_enabled(),
+            plain=cell.plain,
+        )
+        return PropagateSequence.apply(propagation, cell, propagation.anchor(), cell.inputs(x), h_0, *cell.weights)
+
+    def _share_weights(self, communicator: Communicator) -> None:
+        """Give all ranks the weights of the first. Collective."""
+        named = {name: f"{weight.dtype} {tuple(weight.shape)}" for name, weight in self.named_parameters()}
+        communicator.agree(lambda: None, lambda: {"the network": self.extra_repr(), "the weights": named})
+        for weight in self.parameters():
+            weight.data = communicator.broadcast(weight.data, 0)
+
+    def _facts(self) -> dict[str, object]:
+        """What must be the same on every rank at a call, beside its arguments."""
+        return {
+            "solver": self.solver,
+            "training": self.training,
+            "whether gradients are enabled": torch.is_grad_enabled(),
+        }
+
+    def _no_results(self) -> None:
+        self.forward_results = [None] * (self.num_layers * self._directions)
+        self.adjoint_results = [None] * (self.num_layers * self._directions)
+
+
+def _masks(marched: Piece, padded: Tensor | None, resets: Tensor | None, *, reverse: bool) -> Masks:
+    """Those of this rank's steps, in the order in which they are marched."""
+    if padded is not None:
+        padded = (padded.flip(0) if reverse else padded)[..., None]
+    if resets is not None:
+        if reverse:  # read from the end, a sequence begins with the element before the next one's first
+            resets = torch.cat([resets[1:], resets.new_zeros(1, *resets.shape[1:])]).flip(0)
+        resets = resets[marched.first :, :, None]
+    return Masks(padded, resets)
+
+
+def _of_ranks(piece: Piece, output: Tensor, last_states: list[Tensor]) -> tuple[Any, list[Tensor]]:
+    """This rank's output, and the last states of all, which are zero where they are not here."""
+    together = torch.cat([h.flatten(1) for h in last_states], -1)
+    output, together = Results.apply(piece.communicator, piece.anchor(), output, together)
+    parts = together.split([h[0].numel() for h in last_states], -1)
+    return output, [part.view_as(h) for part, h in zip(parts, last_states, strict=True)]
