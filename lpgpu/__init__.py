@@ -11,6 +11,7 @@ from lpgpu.nn.state import (
     load_full_optimizer_state_dict,
     load_full_state_dict,
 )
+from lpgpu.nn.verify import SolveErrors, Verification, verify
 
 __version__ = "0.1.0"
 
@@ -25,7 +26,9 @@ __all__ = [
     "ProcessGrid",
     "Recurrent",
     "Serial",
+    "SolveErrors",
     "SolveResult",
+    "Verification",
     "average_gradients",
     "clip_grad_norm_",
     "full_optimizer_state_dict",
@@ -33,4 +36,5 @@ __all__ = [
     "load_full_optimizer_state_dict",
     "load_full_state_dict",
     "param_groups",
+    "verify",
 ]

@@ -5,7 +5,7 @@ ranks every operation takes an `anchor`, a tensor that always requires a gradien
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from lpgpu.mgrit.hierarchy import Grid
 from lpgpu.nn.cells import Cell
 from lpgpu.nn.derivatives import Gradients, Kept, pulled_back, refuse_all_but_first_derivatives
 from lpgpu.nn.propagators import AdjointPropagator, ForwardPropagator, Layers
+from lpgpu.nn.watching import ForwardSolve, tell_watcher
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,11 @@ class Propagation:
             u.start.copy_(start)
         keep = self.differentiable and isinstance(u, AllPoints)
         propagator = ForwardPropagator(layers, len(hierarchy.grids), keep=keep)
-        self.forward_done(solve(propagator, hierarchy, u, self.solver, communicator=self.communicator))
-        return Propagated(self, propagator, u)
+        result = solve(propagator, hierarchy, u, self.solver, communicator=self.communicator)
+        self.forward_done(result)
+        propagated = Propagated(self, propagator, u)
+        told = ForwardSolve(self.num_steps, self.communicator, propagator, result, propagated.all_points)
+        return replace(propagated, adjoint_done=tell_watcher(told))
 
     def _states(self, grid: Grid, layers: Layers, like: Tensor) -> States:
         """States for the finest level, stored as the solver says."""
@@ -77,6 +81,7 @@ class Propagated:
     propagation: Propagation
     propagator: ForwardPropagator
     u: States
+    adjoint_done: Callable[[SolveResult], None] | None = None
 
     def end(self) -> Tensor:
         """A copy of u_N, on every rank."""
@@ -110,6 +115,8 @@ class Propagated:
             lam.start.copy_(lam_N)
         result = solve(adjoint, transposed, lam, propagation.solver, g=g, communicator=propagation.communicator)
         propagation.adjoint_done(result)
+        if self.adjoint_done is not None:
+            self.adjoint_done(result)
         gradients = adjoint.parameter_gradients(lam, g) if parameters else []
         self.release_scratch()
         return state_of_rank(propagation.communicator, lam.end, 0), gradients

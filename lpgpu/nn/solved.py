@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lpgpu.comm import Communicator
 from lpgpu.mgrit import MGRIT, Serial, Solver
 from lpgpu.nn.arguments import with_tensors_mapped
 
@@ -15,6 +16,8 @@ class Solved:
     Under torch.autocast it computes in the precision of its parameters, and takes what autocast has made of its input:
     a solve rounded to bf16 would stop converging at bf16's rounding. To propagate in bf16, `.to(torch.bfloat16)` it.
     """
+
+    _communicator: Communicator
 
     @property
     def solver(self) -> Solver:

@@ -24,7 +24,7 @@ class Sines(Propagator):
         self.layers_called: Counter[int] = Counter()
         self.batches_called: Counter[int] = Counter()
 
-    def _step(self, grid: Grid, layers: slice, u: Tensor, out: Tensor, diagonal: Tensor | None = None) -> None:
+    def _step(self, grid: Grid, layers: slice, u: Tensor, out: Tensor, diagonal=None, decay=None) -> None:
         self.layers_called[grid.level] += len(u)
         self.batches_called[grid.level] += 1
         theta = self.theta[grid.of_network(layers)]
