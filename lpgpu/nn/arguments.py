@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 
+from lpgpu.nn.frozen_draws import Draws
+
 
 class PerLayer:
     """`net(x, PerLayer(z))`: layer k gets z[k] of `z` [num_steps, ...], which all ranks pass whole."""
@@ -109,11 +111,16 @@ NO_ARGUMENTS = Arguments.of((), {})
 
 @dataclass(frozen=True)
 class Call:
-    """What one call of a network adds to its weights: `arguments`, and which layers of the network are here."""
+    """What one call of a network adds to its weights: arguments, random draws, and which `layers` are here."""
 
     arguments: Arguments = NO_ARGUMENTS
     layers: range = range(0)
+    draws: Draws | None = None
+
+    def index(self, like: Tensor) -> Tensor:
+        """k of each layer here, [layers], on the device of `like`."""
+        return torch.arange(self.layers.start, self.layers.stop, device=like.device)
 
     def times(self, dt: float, like: Tensor) -> Tensor:
         """t_k = k Δt at the start of each layer here, [layers]."""
-        return dt * torch.arange(self.layers.start, self.layers.stop, dtype=like.dtype, device=like.device)
+        return dt * self.index(like).to(like.dtype)

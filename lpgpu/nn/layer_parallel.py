@@ -12,6 +12,7 @@ from lpgpu.mgrit import MGRIT, Partition, Solver, SolveResult
 from lpgpu.nn.arguments import Arguments, Call
 from lpgpu.nn.autograd import PropagateEnd, Propagation, Replicated, anchor_for
 from lpgpu.nn.checks import check_arguments, check_names, check_state
+from lpgpu.nn.frozen_draws import draws_of_call
 from lpgpu.nn.per_layer import apply_to_layers
 from lpgpu.nn.propagators import Layers, general_layers_of, layers_of
 from lpgpu.nn.propagators.purity import refuse_backward_hooks
@@ -103,7 +104,9 @@ class LayerParallel(Solved, nn.Module):
 
         `args` and `kwargs` reach every block: block(u, *args, **kwargs). Tensors among them (also inside lists, tuples
         and dicts) are the same for all layers, and get gradients; `PerLayer(z)` gives layer k its own z[k]. Every rank
-        passes the same, and gets the same gradients.
+        passes the same, and gets the same gradients. What a block draws at random (dropout, noise) is drawn once a call
+        for each layer, and takes one number from the global generator: the same seed, the same draws on any number of
+        ranks. They differ from those of `to_sequential()`.
 
         Raises:
             TypeError, ValueError: for an `x` that is no finite, dense tensor of the parameters' dtype and device, a
@@ -133,7 +136,8 @@ class LayerParallel(Solved, nn.Module):
             """The layers of these parameters, tensors for each layer and tensors for all."""
             theta, extra = dict(zip(named, tensors, strict=False)), tensors[len(named) :]
             of_call = arguments.holding(extra[len(per_layer) :], extra[: len(per_layer)])
-            layers = make(self.layers, theta, x, self.scheme, self.form, self.dt, Call(of_call, self._own_layers))
+            call = Call(of_call, self._own_layers, draws)
+            layers = make(self.layers, theta, x, self.scheme, self.form, self.dt, call)
             layers.to_be_checked = differentiable
             return layers
 
@@ -154,7 +158,8 @@ class LayerParallel(Solved, nn.Module):
             plain=plain,
         )
         tensors = (*parameters, *per_layer, *shared)
-        return PropagateEnd.apply(propagation, lambda tensors: layers_by(layers_of, tensors), anchor, x, *tensors)
+        with draws_of_call(self._communicator) as draws:
+            return PropagateEnd.apply(propagation, lambda tensors: layers_by(layers_of, tensors), anchor, x, *tensors)
 
     def apply(self, fn: Callable[[nn.Module], Any]) -> Self:
         """`fn` of every module inside, and of each layer in turn, as if it were a module of its own; returns self.

@@ -1,6 +1,7 @@
 """What every recurrent network does: layer by layer, direction by direction, solve a cell over the steps."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from lpgpu.comm import Communicator
 from lpgpu.mgrit import SolveResult
 from lpgpu.nn.autograd import PropagateSequence, Propagation, Replicated, Results
 from lpgpu.nn.cells import Cell, Masks
+from lpgpu.nn.frozen_draws import draws_of_call
 from lpgpu.nn.piece import Piece
 from lpgpu.nn.solved import Solved
 
@@ -84,7 +86,10 @@ class SolvedSequence(Solved, nn.Module):
             differentiable=torch.is_grad_enabled(),
             plain=cell.plain,
         )
-        return PropagateSequence.apply(propagation, cell, propagation.anchor(), cell.inputs(x), h_0, *cell.weights)
+        tensors = (cell.inputs(x), h_0, *cell.weights)
+        with draws_of_call(marched.communicator) if cell.may_draw else nullcontext() as cell.draws:
+            cell.steps = marched.times(x.device) if cell.may_draw else None
+            return PropagateSequence.apply(propagation, cell, propagation.anchor(), *tensors)
 
     def _share_weights(self, communicator: Communicator) -> None:
         """Give all ranks the weights of the first. Collective."""

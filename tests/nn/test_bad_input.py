@@ -486,7 +486,6 @@ class Counts(nn.Module):
 CURES: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
     "data-dependent branch": (Branches, ["torch.where"]),
     "item": (Reads, [".item()"]),
-    "dropout": (lambda: nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Dropout(0.5)), ["dropout", "eval mode"]),
 }
 
 

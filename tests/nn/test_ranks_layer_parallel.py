@@ -19,12 +19,13 @@ from lpgpu import (
     load_full_state_dict,
 )
 from lpgpu.nn import ConvBlock, DenseBlock, PerLayer
-from tests.assertions import TOLERANCE, assert_close_relative, assert_mentions, relative_error
+from tests.assertions import TOLERANCE, assert_close_relative, assert_mentions, derivatives, relative_error
 from tests.nn.networks import BLOCKS, WIDTH, MaskedAttention
 from tests.nn.ranks import (
     COMM,
     RANK,
     SIZE,
+    assert_same_part,
     assert_shares,
     blocks,
     one_and_shared,
@@ -291,3 +292,19 @@ def test_arguments_that_differ_are_refused() -> None:
     net = LayerParallel(COMM, MaskedAttention, SIZES[RANK], 1.0).double()
     with pytest.raises(ValueError, match="the arguments"):
         net(torch.randn(2, 3, WIDTH, dtype=torch.float64), mask if RANK else mask[:1])
+
+
+@pytest.mark.parametrize("store", ["all", "c_points"])
+def test_random_draws_are_those_of_one_process(store: Any, seed: int) -> None:
+    """Drawn by layer: also where only the first rank's generator is where one process's would be."""
+    solver = MGRIT(coarsening=3, store=store)
+
+    def block() -> nn.Module:
+        return nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Dropout(0.4))
+
+    one, many = one_and_shared(SIZES, block, seed=seed, solver=solver)
+    x, weight = torch.randn(2, 3, WIDTH, dtype=torch.float64)
+    torch.manual_seed(seed)
+    expected = derivatives(one, x, weight)
+    torch.manual_seed(seed + RANK)
+    assert_same_part(derivatives(many, x, weight), expected, part_of(SIZES))

@@ -19,6 +19,8 @@ class ModuleCell(VmappedCell):
     Over several steps it is `module.coarse(x_t, h, spans)` where there is such a method, else the module once.
     """
 
+    may_draw = True
+
     def __init__(self, module: nn.Module, named: Named, packing: Packing, masks: Masks) -> None:
         self.module = module
         self.caller = _Caller(module)

@@ -1,6 +1,7 @@
 """Layers of any block: `torch.func` batches one function over the parameters of many layers."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, Self
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lpgpu.nn.arguments import Call
+from lpgpu.nn.frozen_draws import Draws, FrozenDraws, refusing_other_generators
 from lpgpu.nn.propagators.layers import Layers, Linearisation
 from lpgpu.nn.propagators.purity import refuse_captured
 from lpgpu.nn.schemes import StepRule
@@ -28,13 +30,22 @@ class FunctionalLayers(Layers):
     """u_{k+1} = `phi`(θ_k, c_k, s, Δt, spans, u_k), under `torch.func.vmap`.
 
     `parameters` θ and `constants` c are [layers, ...]; `shared` tensors s are the same for all layers, and their
-    gradients are summed over the layers. `dt` is Δt, over `spans` layers of the network: 1 on the finest level.
+    gradients are summed over the layers. `dt` is Δt, over `spans` layers of the network: 1 on the finest level. `draws`
+    are the call's random draws, and `index` [layers] which layers of the network these are; None: no draws.
     """
 
     spans = 1
 
     def __init__(
-        self, phi: Phi, parameters: Named, constants: Named, shared: Sequence[Tensor] = (), *, dt: float = 1.0
+        self,
+        phi: Phi,
+        parameters: Named,
+        constants: Named,
+        shared: Sequence[Tensor] = (),
+        *,
+        dt: float = 1.0,
+        draws: Draws | None = None,
+        index: Tensor | None = None,
     ) -> None:
         self.phi = phi
         self.parameters = parameters
@@ -42,10 +53,14 @@ class FunctionalLayers(Layers):
         self.shared = shared
         self.dt = dt
         self.num_shared = len(shared)
+        self.draws = draws
+        self.index = index
+        self._number_of_draws: int | None = None  # of an evaluation; unknown before the first
 
     def coarsened(self, m: int) -> Self:
         coarse = super().coarsened(m)
         coarse.spans = m * self.spans
+        coarse._number_of_draws = None  # a coarse step may be another function
         return coarse
 
     def advance(
@@ -88,7 +103,7 @@ class FunctionalLayers(Layers):
 
         versions = {name: buffer._version for name, buffer in self.constants.items()}
         version_of_u = u._version
-        out = _vmapped(phi, theta, _sliced(self.constants, layers), u)
+        out = self._with_draws(layers, phi, theta, _sliced(self.constants, layers), u)
         if u._version != version_of_u:
             raise RuntimeError(_IN_PLACE)
         changed = [name for name, buffer in self.constants.items() if buffer._version != versions[name]]
@@ -98,6 +113,17 @@ class FunctionalLayers(Layers):
                 " so a block must be a function of its input: freeze them by .eval() of the part that has them "
                 "(BatchNorm, spectral_norm) after every net.train(), or track_running_stats=False"
             )
+        return out
+
+    def _with_draws(self, layers: slice, phi: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        """`phi` of all K layers, with its random draws frozen; if the first evaluation draws none, no later one may."""
+        if self.draws is None or self.index is None or self._number_of_draws == 0:
+            return _vmapped(phi, "error", *arguments)
+        is_first = self._number_of_draws is None
+        others = refusing_other_generators() if is_first else nullcontext()
+        with FrozenDraws(self.draws, self.index[layers]) as mode, others:
+            out = _vmapped(phi, "different", *arguments)
+        self._number_of_draws = mode.number
         return out
 
 
@@ -121,7 +147,10 @@ def general_layers_of(
 
         return rule.next_state(of_layer, constants.get(_TIME, 0.0), dt, spans, u)
 
-    return FunctionalLayers(phi, parameters | per_layer, buffers | times, arguments.shared, dt=dt)
+    index = call.index(x)
+    return FunctionalLayers(
+        phi, parameters | per_layer, buffers | times, arguments.shared, dt=dt, draws=call.draws, index=index
+    )
 
 
 _TIME, _ARGUMENT = ".t", ".argument"  # no parameter or buffer of a module is called so
@@ -153,9 +182,9 @@ def _sliced(named: Named, layers: slice) -> Named:
     return {name: values[layers] for name, values in named.items()}
 
 
-def _vmapped(phi: Callable[..., Tensor], *arguments) -> Tensor:
+def _vmapped(phi: Callable[..., Tensor], randomness: str, *arguments) -> Tensor:
     try:
-        return torch.vmap(phi)(*arguments)
+        return torch.vmap(phi, randomness=randomness)(*arguments)
     except RuntimeError as error:
         if "leaf Variable" in str(error) and "in-place" in str(error):
             raise RuntimeError(_IN_PLACE) from error
@@ -164,8 +193,8 @@ def _vmapped(phi: Callable[..., Tensor], *arguments) -> Tensor:
         raise RuntimeError(
             f"torch.vmap cannot batch this block over the layers: {error}\n"
             "A block must be a pure function of its input: write data-dependent branches with torch.where, keep values "
-            "as tensors (no .item()), leave out dropout and other random draws (or use eval mode), use GroupNorm or "
-            "LayerNorm instead of BatchNorm"
+            "as tensors (no .item()), draw random tensors like the state (torch.randn_like(u), not "
+            "torch.empty(3).normal_()), use GroupNorm or LayerNorm instead of BatchNorm"
         ) from error
 
 
