@@ -31,7 +31,7 @@ from lpgpu.kernels import dispatch, implicit_gru
 from lpgpu.kernels.cuda import modules
 from lpgpu.kernels.implicit_gru import cuda_march
 from lpgpu.kernels.precision import Precision, set_precision
-from lpgpu.kernels.sweep import Sweep
+from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 
 BUILD = Path(__file__).parents[1] / "build" / "cubins"
 TOLERANCE = {"bf16": 3e-2, "tf32": 1e-2, "tf32x3": 1e-4}
@@ -67,19 +67,19 @@ class Case:
         reverse = self.operation == "gru-adjoint"
         return Sweep(self.steps, self.steps - 1 if reverse else 0, self.steps, self.steps, reverse)
 
-    def inputs(self) -> Inputs:
+    def inputs(self, device: str = "cuda") -> Inputs:
         """Fresh random ones, as a new network has."""
         width, shape = self.width, (self.steps, self.batch)
         bound = width**-0.5
-        w = (torch.rand(3 * width, width, device="cuda") * 2 - 1) * bound
-        made = {"u": torch.randn(shape[0] + 1, shape[1], width, device="cuda") * 0.3, "w": w}
+        w = (torch.rand(3 * width, width, device=device) * 2 - 1) * bound
+        made = {"u": torch.randn(shape[0] + 1, shape[1], width, device=device) * 0.3, "w": w}
         if self.operation == "gru-adjoint":
-            made |= {"a": torch.rand(*shape, width, device="cuda")}
-            made |= {"c": torch.randn(*shape, 3 * width, device="cuda") * 0.25}
-            made |= {"g": torch.randn(shape[0] + 1, shape[1], width, device="cuda")}
+            made |= {"a": torch.rand(*shape, width, device=device)}
+            made |= {"c": torch.randn(*shape, 3 * width, device=device) * 0.25}
+            made |= {"g": torch.randn(shape[0] + 1, shape[1], width, device=device)}
         else:
-            made |= {"x": torch.randn(*shape, 3 * width, device="cuda")}
-            made |= {"b": (torch.rand(3 * width, device="cuda") * 2 - 1) * bound}
+            made |= {"x": torch.randn(*shape, 3 * width, device=device)}
+            made |= {"b": (torch.rand(3 * width, device=device) * 2 - 1) * bound}
         return {name: t.to(self.dtype) for name, t in made.items()}
 
     def run(self, plan: cuda_march.Plan | None, t: Inputs) -> Tensor:
@@ -87,14 +87,13 @@ class Case:
         if self.operation == "gru-adjoint":
             if plan is None:
                 at = implicit_gru.Coefficients(t["a"], t["c"], t["a"])
-                implicit_gru.adjoint_sweep(t["u"], at, t["w"], self.sweep, g=t["g"])
+                implicit_gru.adjoint_sweep(t["u"], at, t["w"], self.sweep, Terms(g=t["g"]))
             else:
-                cuda_march.adjoint_sweep(t["u"], t["a"], t["c"], t["w"], self.sweep, t["g"], None, None, plan)
+                cuda_march.adjoint_sweep(t["u"], t["a"], t["c"], t["w"], self.sweep, Terms(g=t["g"]), plan)
         elif plan is None:
             implicit_gru.sweep(t["u"], t["x"], t["w"], t["b"], 1.0, "classic", self.sweep)
         else:
-            no = None
-            cuda_march.sweep(t["u"], t["x"], t["w"], t["b"], 1.0, "classic", self.sweep, no, no, no, plan)
+            cuda_march.sweep(t["u"], t["x"], t["w"], t["b"], 1.0, "classic", self.sweep, NO_TERMS, plan)
         return t["u"]
 
     def poisoned(self, t: Inputs) -> Inputs:

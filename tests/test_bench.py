@@ -47,6 +47,15 @@ def test_what_is_timed_is_what_is_checked(operation: str) -> None:
     assert 0 < case.error(case.make()) < case.allowed
 
 
+@pytest.mark.parametrize("operation", ["gru-forward", "gru-adjoint"])
+def test_a_march_has_a_reference_to_be_held_against(operation: str) -> None:
+    from cuda_kernels import Case  # pyright: ignore[reportMissingImports]
+
+    case = Case(operation=operation, width=16, batch=3, steps=5)
+    inputs = case.inputs("cpu")
+    assert case.run(None, case.poisoned(inputs)).isfinite().all()
+
+
 def test_occupancy_counts_registers_threads_and_shared_memory() -> None:
     from machine import H100, occupancy  # pyright: ignore[reportMissingImports]
 

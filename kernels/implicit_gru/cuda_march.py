@@ -14,7 +14,7 @@ from torch import Tensor
 from lpgpu.kernels.cuda import modules
 from lpgpu.kernels.devices import shared_limit
 from lpgpu.kernels.precision import Precision
-from lpgpu.kernels.sweep import Sweep
+from lpgpu.kernels.sweep import Sweep, Terms
 
 TILE_ROWS = 16
 CHUNK_UNITS = {"bf16": 16, "tf32": 8, "tf32x3": 8}
@@ -129,13 +129,11 @@ def sweep(
     dt: float,
     formulation: str,
     geometry: Sweep,
-    g: Tensor | None,
-    delta: Tensor | None,
-    anchors: Tensor | None,
+    terms: Terms,
     plan: Plan,
 ) -> None:
-    """As `implicit_gru.sweep`, in one launch."""
-    _march("forward", h, x, None, w, b, dt, formulation, geometry, g, delta, anchors, plan)
+    """As `implicit_gru.sweep`, in one launch; `terms` without products."""
+    _march("forward", h, x, None, w, b, dt, formulation, geometry, terms, plan)
 
 
 def adjoint_sweep(
@@ -144,13 +142,11 @@ def adjoint_sweep(
     c: Tensor,
     w: Tensor,
     geometry: Sweep,
-    g: Tensor | None,
-    delta: Tensor | None,
-    anchors: Tensor | None,
+    terms: Terms,
     plan: Plan,
 ) -> None:
-    """As `implicit_gru.adjoint_sweep`, in one launch."""
-    _march("adjoint", lam, c, a, w, None, 0.0, "", geometry, g, delta, anchors, plan)
+    """As `implicit_gru.adjoint_sweep`, in one launch; `terms` without products."""
+    _march("adjoint", lam, c, a, w, None, 0.0, "", geometry, terms, plan)
 
 
 def _march(
@@ -163,9 +159,7 @@ def _march(
     dt: float,
     formulation: str,
     geometry: Sweep,
-    g: Tensor | None,
-    delta: Tensor | None,
-    anchors: Tensor | None,
+    terms: Terms,
     plan: Plan,
 ) -> None:
     width, adjoint = u.shape[-1], kind == "adjoint"
@@ -183,7 +177,7 @@ def _march(
     arguments = np.array(
         (
             width, rows, geometry.steps, words.data_ptr(), rows, u.shape[1], geometry.steps, last_steps,
-            swept(u, source), swept(u, target), swept(g, target), swept(delta, layer), swept(anchors, layer),
+            swept(u, source), swept(u, target), swept(terms.g, target), swept(terms.delta, layer), swept(terms.anchors, layer),
             swept(x_or_c, layer), swept(a, layer),
             w.data_ptr(), 0 if b is None else b.data_ptr(), w.stride(0), dt, formulation == "implicit",
         ),
