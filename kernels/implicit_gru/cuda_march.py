@@ -177,7 +177,8 @@ def _march(
     arguments = np.array(
         (
             width, rows, geometry.steps, words.data_ptr(), rows, u.shape[1], geometry.steps, last_steps,
-            swept(u, source), swept(u, target), swept(terms.g, target), swept(terms.delta, layer), swept(terms.anchors, layer),
+            swept(u, source), swept(u, target),
+            swept(terms.g, target), swept(terms.delta, layer), swept(terms.anchors, layer),
             swept(x_or_c, layer), swept(a, layer),
             w.data_ptr(), 0 if b is None else b.data_ptr(), w.stride(0), dt, formulation == "implicit",
         ),
