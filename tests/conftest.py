@@ -25,9 +25,9 @@ if importlib.util.find_spec("hypothesis") is not None:  # the tests that need a 
 
 
 RANKS = int(os.environ.get("LPGPU_RANKS", "0"))
-"""How many ranks this session is one of, as tests.mpi_launcher says; 0: an ordinary session, which MPI stays out of."""
+"""How many ranks this session is one of, as tests.launcher says; 0: an ordinary session, without ranks."""
 
-collect_ignore_glob = [] if RANKS else ["*/test_ranks_*.py"]  # of several ranks; test_mpi.py starts them
+collect_ignore_glob = [] if RANKS else ["*/test_ranks_*.py"]  # of several ranks; test_on_ranks.py starts them
 if RANKS:  # all ranks run the same examples: none is remembered, or looked for after a failure of one rank's own
     hypothesis.settings.register_profile(
         "ranks", hypothesis.settings.get_profile("ci"), database=None, phases=[hypothesis.Phase.generate]
@@ -56,12 +56,12 @@ def _belongs(item: pytest.Item) -> bool:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """A test that fails on one rank would leave the others waiting: it ends the job."""
     if RANKS > 1 and report.failed:
-        from mpi4py import MPI
+        from lpgpu.comm.launcher import launched_rank
+        from tests.rank import end_the_job
 
-        rank = MPI.COMM_WORLD.Get_rank()
         text = "\n".join([report.longreprtext, *(content for _, content in report.sections)])
-        os.write(2, f"\nFAILED {report.nodeid} on rank {rank} of {RANKS}\n{text}\n".encode())
-        MPI.COMM_WORLD.Abort(1)
+        os.write(2, f"\nFAILED {report.nodeid} on rank {launched_rank()} of {RANKS}\n{text}\n".encode())
+        end_the_job()
 
 
 @pytest.fixture(autouse=True)

@@ -9,11 +9,10 @@ import lpgpu
 from lpgpu.cli import benching, comparing, info, plotting, training
 from lpgpu.cli.parser import Parser, await_turn
 from lpgpu.cli.streams import mend_streams
-from lpgpu.comm.failure import end_the_job
+from lpgpu.comm.launcher import end_the_job, launched_rank
 from lpgpu.data import DataError
 from lpgpu.train import InputError, TrainingDivergedError
 from lpgpu.train.reports.console import tell
-from lpgpu.train.setup.ranks import launched_rank
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 import lpgpu
-from lpgpu.comm.diagnostics import describe_mpi
+from lpgpu.comm.diagnostics import describe_ranks
 from lpgpu.kernels import dispatch
 from lpgpu.kernels.precision import get_precision
 
@@ -27,12 +27,12 @@ def _show(_: argparse.Namespace) -> None:
 
 
 def describe() -> str:
-    """Versions, devices, threads, the kernels' backend, and whether MPI is CUDA-aware, one per line.
+    """Versions, devices, threads, the kernels' backend, and what ranks may send messages by, one per line.
 
-    Under mpiexec collective, and empty on all ranks but the first.
+    Under mpiexec or torchrun collective, and empty on all ranks but the first.
     """
-    mpi = describe_mpi()
-    if mpi is None:
+    ranks = describe_ranks()
+    if ranks is None:
         return ""
     lines = {"lpgpu": lpgpu.__version__, "python": f"{platform.python_version()} on {platform.platform()}"}
     lines |= {package: _installed_version(package) for package in PACKAGES}
@@ -40,7 +40,7 @@ def describe() -> str:
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     lines["CUDA devices"] = ", ".join(devices) or "none"
     lines["kernels"] = _kernels(bool(devices))
-    lines |= mpi
+    lines |= ranks
     return "\n".join(f"{name:<14}{value}" for name, value in lines.items())
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
-from lpgpu.train.setup.ranks import launched_rank
+from lpgpu.comm.launcher import launched_rank
 
 TURN = 3.0  # seconds that a rank leaves to rank 0, which most often fails likewise, to say it for all
 

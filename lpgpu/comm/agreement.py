@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
+from lpgpu.comm import failure
+
 T = TypeVar("T")
 
 
@@ -31,9 +33,8 @@ def agree(communicator: Gathers, check: Callable[[], object], facts: Callable[[]
     if communicator.same_everywhere(-1 if error else _digest(here)):
         return
     reports = communicator.allgather((here, None if error is None else f"{type(error).__name__}: {error}"))
-    if error is not None:
-        raise error
-    raise ValueError(_difference(reports))
+    raised = ValueError(_difference(reports)) if error is None else error
+    raise failure.on_all_ranks(raised)
 
 
 def _digest(facts: Mapping[str, str]) -> int:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Protocol
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+_MARK = "_lpgpu_on_all_ranks"
 _job: "Job | None" = None
 _at_exit: list[Callable[[], Callable[[], bool]]] = []
 
@@ -26,8 +27,8 @@ class Job(Protocol):
     rank: int
     size: int
 
-    def is_first_to_fail(self) -> bool:
-        """Whether this failed rank is the one to print its error. May wait for a moment."""
+    def is_first_to_fail(self, on_all_ranks: bool) -> bool:
+        """Whether this failed rank is the one to print its error, which all ranks may have. May wait for a moment."""
         ...
 
     def end(self, status: int, reason: str) -> None:
@@ -56,20 +57,20 @@ def end_the_job_on_failure(job: Job) -> None:
     atexit.register(_say_goodbye)
 
 
+def on_all_ranks(error: Exception) -> Exception:
+    """`error`, marked as one that all ranks raise."""
+    setattr(error, _MARK, True)
+    return error
+
+
 def at_exit(leave: Callable[[], Callable[[], bool]]) -> None:
     """At the interpreter's end call `leave()`, which says goodbye and returns whether the other ranks have, too."""
     _at_exit.append(leave)
 
 
-def end_the_job(status: int, reason: str) -> None:
-    """End this process and all others at once, where there are others; alone, return. `reason` is one line."""
-    job = _job
-    if job is None and "mpi4py.MPI" in sys.modules:  # initialised, though no communicator was asked for yet
-        from lpgpu.comm.mpi_job import MPIJob
-
-        job = MPIJob()
-    if job is not None and job.size > 1:
-        job.end(status, reason)
+def current_job() -> Job | None:
+    """The job that a failure of this process ends; None before there is a communicator of several ranks."""
+    return _job
 
 
 def _say_goodbye() -> None:
@@ -80,7 +81,7 @@ def _say_goodbye() -> None:
 
 def _end(job: Job, error: BaseException | None, show: Callable[[], object]) -> None:
     what = "an exception" if error is None else type(error).__name__
-    if job.is_first_to_fail():
+    if job.is_first_to_fail(getattr(error, _MARK, False)):
         show()
         said = f"lpgpu: rank {job.rank} of {job.size} ended with {what} (above); ending all ranks"
         print(said, file=sys.stderr, flush=True)

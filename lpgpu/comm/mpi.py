@@ -158,7 +158,7 @@ class MPICommunicator:
 
     def _goes_directly(self, tensor: Tensor) -> bool:
         if tensor.device.type == "cuda" and not self._direct:
-            say_that_states_are_staged()
+            say_that_states_are_staged(f"this MPI is not CUDA-aware ({cuda_support().evidence})")
         return tensor.device.type == "cuda" and self._direct
 
     def __deepcopy__(self, memo: object) -> "MPICommunicator":

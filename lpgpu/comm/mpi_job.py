@@ -9,7 +9,8 @@ from mpi4py import MPI
 
 from lpgpu.comm import failure
 
-_TURN = 0.5  # seconds that a failed rank leaves to rank 0 to fail likewise, and to end the job
+# seconds that a failed rank leaves to rank 0, which may fail likewise, to print its error and to end the job
+_TURN, _TURN_OF_ALL = 0.5, 10.0
 
 
 class MPIJob:
@@ -18,9 +19,9 @@ class MPIJob:
     def __init__(self) -> None:
         self.rank, self.size = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
 
-    def is_first_to_fail(self) -> bool:
+    def is_first_to_fail(self, on_all_ranks: bool) -> bool:
         if self.rank > 0:
-            time.sleep(_TURN)
+            time.sleep(_TURN_OF_ALL if on_all_ranks else _TURN)
         return True
 
     def end(self, status: int, reason: str) -> None:
@@ -40,6 +41,9 @@ class MPINotices:
         self._gone: list[int] = []
         self._sent: list[tuple[Any, np.ndarray]] = []
         failure.at_exit(self._leave)
+
+    def failure(self) -> str | None:
+        return None  # MPIJob.end has ended this process as well
 
     def gone(self) -> list[int]:
         arrived = [rank for rank, request in self._expected.items() if request.Test()]

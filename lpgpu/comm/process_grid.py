@@ -1,21 +1,14 @@
 """Layer × data parallel training: ranks that share a network's layers, and ranks that share its data."""
 
 import os
+import platform
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from lpgpu.comm.choice import as_communicator
-
-# set by Open MPI, Slurm, MPICH (Hydra), Intel MPI and others: the rank among those of one machine
-_LOCAL_RANK = (
-    "OMPI_COMM_WORLD_LOCAL_RANK",
-    "SLURM_LOCALID",
-    "MPI_LOCALRANKID",
-    "PMI_LOCAL_RANK",
-    "MV2_COMM_WORLD_LOCAL_RANK",
-)
+from lpgpu.comm.choice import as_communicator, is_process_group, size_and_rank, split
+from lpgpu.comm.launcher import launched_local_rank
 
 
 class ProcessGrid:
@@ -26,16 +19,18 @@ class ProcessGrid:
     Neighbours in layers are neighbours in rank, so that they are on one machine where that can be.
 
     Attributes:
-        layer_comm: the mpi4py communicator of this rank's row, for LayerParallel and GRU.
+        layer_comm: what `comm` is, of this rank's row, for LayerParallel and GRU: an mpi4py communicator or a process
+            group of torch.distributed.
         data_comm: the one of its column, which has the same layers, for average_gradients.
         layer_rank, layer_ranks, data_rank, data_ranks: this rank's place, and the grid's shape.
         communicator, data_communicator: of all ranks, and of the column, for sums, broadcasts and checks (`agree`) of
             one's own: unlike mpi4py's calls they end when a rank they wait for has ended.
         is_root: whether this is the one rank that prints and writes.
-        device: this rank's GPU, chosen by its rank on its machine; "cpu" without one.
+        device: this rank's GPU, chosen by its rank on its machine; "cpu" without one. With a process group it becomes
+            the current device, as NCCL needs it.
 
     Args:
-        comm: None, for one process, or an mpi4py communicator. Collective.
+        comm: None, for one process; an mpi4py communicator; or a process group of torch.distributed. Collective.
         layer_ranks: a divisor of its size; None: all of them.
 
     Raises:
@@ -43,18 +38,21 @@ class ProcessGrid:
     """
 
     def __init__(self, comm: Any, layer_ranks: int | None = None) -> None:
-        size, rank = (1, 0) if comm is None else (comm.Get_size(), comm.Get_rank())
+        size, rank = size_and_rank(comm)
         self.layer_ranks = size if layer_ranks is None else _checked_layer_ranks(layer_ranks, size)
         self.data_ranks = size // self.layer_ranks
         self.data_rank, self.layer_rank = divmod(rank, self.layer_ranks)
+        if torch.cuda.is_available() and is_process_group(comm) and launched_local_rank() is not None:
+            torch.cuda.set_device(device_of(local_rank(comm)))
+        # from now on a failure on one rank ends all
+        self.communicator = as_communicator(comm)
         self.layer_comm: Any = None
         self.data_comm: Any = None
         if comm is not None:
-            self.layer_comm = comm.Split(self.data_rank, self.layer_rank)
-            self.data_comm = comm.Split(self.layer_rank, self.data_rank)
-        # from now on a failure on one rank ends all
-        self.communicator, self.data_communicator = as_communicator(comm), as_communicator(self.data_comm)
+            self.layer_comm = split(comm, self.data_rank, self.layer_rank)
+            self.data_comm = split(comm, self.layer_rank, self.data_rank)
         as_communicator(self.layer_comm)
+        self.data_communicator = as_communicator(self.data_comm)
         self.is_root = rank == 0
         self.device = device_of(local_rank(comm))
 
@@ -67,17 +65,12 @@ class ProcessGrid:
 
 def local_rank(comm: Any, environment: Mapping[str, str] = os.environ) -> int:
     """This process's rank among those on its machine: as the launcher says, or counted. Collective if it does not."""
-    for name in _LOCAL_RANK:
-        if environment.get(name, "").isdigit():
-            return int(environment[name])
-    if comm is None or comm.Get_size() == 1:
-        return 0
-    from mpi4py import MPI
-
-    on_this_machine = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    rank = on_this_machine.Get_rank()
-    on_this_machine.Free()
-    return rank
+    launched = launched_local_rank(environment)
+    if launched is not None:
+        return launched
+    machines = as_communicator(comm).allgather(platform.node())
+    _, rank = size_and_rank(comm)
+    return machines[:rank].count(machines[rank])
 
 
 def device_of(local_rank: int) -> torch.device:

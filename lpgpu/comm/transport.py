@@ -72,15 +72,15 @@ class Incoming:
     def __init__(self, like: Tensor, *, direct: bool) -> None:
         self._device = like.device
         if like.device.type == "cpu" or direct:
-            self._landed = torch.empty(like.shape, dtype=like.dtype, device=like.device)
+            self.landed = torch.empty(like.shape, dtype=like.dtype, device=like.device)
             synchronise(like)  # the memory may have served a kernel that still runs
         else:
-            self._landed = _pinned_like(like)
-        self.buffer = _buffer(self._landed)
+            self.landed = _pinned_like(like)
+        self.buffer = _buffer(self.landed)
 
     def tensor(self) -> Tensor:
         """What has arrived, on its device."""
-        return self._landed.to(self._device, non_blocking=True)
+        return self.landed.to(self._device, non_blocking=True)
 
 
 def synchronise(tensor: Tensor) -> None:
@@ -90,15 +90,15 @@ def synchronise(tensor: Tensor) -> None:
 
 
 @functools.cache
-def say_that_states_are_staged() -> None:
+def say_that_states_are_staged(reason: str) -> None:
     """Warn, once, that device memory travels through the host; with LPGPU_STRICT=1, refuse.
 
     Raises:
         RuntimeError: with LPGPU_STRICT=1.
     """
     message = (
-        f"messages between ranks are staged through host memory, which is slower: this MPI is not CUDA-aware "
-        f"({cuda_support().evidence}). See docs/running-on-many-gpus.md"
+        f"messages between ranks are staged through host memory, which is slower: {reason}. See "
+        "docs/running-on-many-gpus.md"
     )
     if os.environ.get("LPGPU_STRICT") == "1":
         raise RuntimeError(message)

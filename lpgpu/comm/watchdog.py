@@ -23,6 +23,10 @@ _LOOK_EVERY = 0.1  # seconds of waiting between two looks at the other ranks
 class Notices(Protocol):
     """What the ranks of a communicator tell each other beside their messages. No call waits."""
 
+    def failure(self) -> str | None:
+        """Why the job ends, where a rank has failed and could not end it itself."""
+        ...
+
     def gone(self) -> Iterable[int]:
         """The ranks that are known to have ended."""
         ...
@@ -71,6 +75,8 @@ class Watchdog:
 
     def _look(self, began: float) -> None:
         now = time.perf_counter()
+        if reason := self._notices.failure():
+            raise RuntimeError(f"rank {self._rank} of this communicator waits in vain: {reason}")
         self._look_for_the_gone(now)
         if now - began > limit():
             raise RuntimeError(

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lpgpu.cli import main
-from tests import mpi_launcher
+from tests import launcher
 from tests.cli.test_cli import TINY
 
 TRAIN = [sys.executable, "-m", "lpgpu.cli", "train", "digits", *TINY]
@@ -129,11 +129,11 @@ def test_a_reader_that_has_had_enough():
         assert b"Traceback" not in process.stderr.read()
 
 
-@pytest.mark.skipif(bool(mpi_launcher.why_not()), reason=mpi_launcher.why_not() or "can be run")
+@pytest.mark.parametrize("launched", launcher.those_that_start("mpiexec", "forked"))
 class TestRanks:
     """Two of them."""
 
-    CLI = Path(mpi_launcher.ROOT) / "lpgpu" / "cli" / "__main__.py"
+    CLI = Path(launcher.ROOT) / "lpgpu" / "cli" / "__main__.py"
 
     @pytest.mark.parametrize(
         ("words", "says"),
@@ -142,25 +142,26 @@ class TestRanks:
             (["train", "digits", "--data-ranks=5"], "but there are 2 ranks"),
         ],
     )
-    def test_a_usage_error_is_said_once(self, words: list[str], says: str):
-        done = mpi_launcher.run(2, self.CLI, *words, timeout=60)
+    def test_a_usage_error_is_said_once(self, launched: str, words: list[str], says: str):
+        done = launcher.run(launched, 2, self.CLI, *words, timeout=60)
         assert done.status != 0
         assert [says in text for text in done.of_ranks] == [True, False], done.everything
         assert all("Traceback" not in text for text in done.of_ranks)
 
-    def test_a_signal_to_one_rank_ends_all_with_a_checkpoint(self, tmp_path: Path):
+    def test_a_signal_to_one_rank_ends_all_with_a_checkpoint(self, launched: str, tmp_path: Path):
         script = tmp_path / "script.py"
         script.write_text(
             "import os, signal, sys, threading\n"
             "from lpgpu.cli import main\n"
-            "if os.environ['OMPI_COMM_WORLD_RANK' if 'OMPI_COMM_WORLD_RANK' in os.environ else 'PMI_RANK'] == '1':\n"
+            "from lpgpu.comm.launcher import launched_rank\n"
+            "if launched_rank() == 1:\n"
             "    def later():\n"
             f"        while not os.path.exists({str(tmp_path / 'run' / 'checkpoint.pt')!r}): pass\n"
             "        os.kill(os.getpid(), signal.SIGTERM)\n"
             "    threading.Thread(target=later, daemon=True).start()\n"
             f"sys.exit(main({['train', 'digits', *TINY, '--epochs=1000', '--run-dir', str(tmp_path / 'run')]!r}))\n"
         )
-        done = mpi_launcher.run(2, script, timeout=90)
+        done = launcher.run(launched, 2, script, timeout=90)
         assert "interrupted by SIGTERM; continue with: lpgpu train digits --resume" in done.of_ranks[0], done.everything
         assert "interrupted" not in done.of_ranks[1], done.everything
         assert main(["train", "digits", "--resume", str(tmp_path / "run"), "--epochs=1"]) in (0, 2)

@@ -6,10 +6,10 @@ import subprocess
 import pytest
 
 from lpgpu.comm.diagnostics import describe_mpi
-from tests import mpi_launcher
+from tests import launcher
 
 
-@pytest.mark.skipif(bool(mpi_launcher.why_not()), reason=mpi_launcher.why_not() or "can be asked")
+@pytest.mark.skipif(bool(launcher.why_not("mpiexec")), reason=launcher.why_not("mpiexec") or "can be asked")
 def test_the_library_and_its_word_on_cuda() -> None:
     found = describe_mpi({})
     assert found is not None

@@ -6,21 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from tests import mpi_launcher
+from tests import launcher
 
-pytestmark = pytest.mark.skipif(bool(mpi_launcher.why_not()), reason=mpi_launcher.why_not() or "can be run")
+EVERY = pytest.mark.parametrize("name", launcher.those_that_start("mpiexec", "forked"))
+ONE_OF_EACH = pytest.mark.parametrize("name", launcher.those_that_start("mpiexec", "torchrun"))
+MPI_ONLY = pytest.mark.parametrize("name", launcher.those_that_start("mpiexec"))
 
-SOON = 10.0  # seconds from the fault to the job's end
+SOON = 20.0  # seconds from the fault to the job's end
 
 SCRIPT = """
 import os, signal, sys, threading, time
 import torch
-from mpi4py import MPI
 from torch import nn
 from lpgpu import GRU, MGRIT, LayerParallel
+from lpgpu.comm.choice import size_and_rank, split
+from lpgpu.comm.launcher import world_of_launcher
 
-comm = MPI.COMM_WORLD
-rank, size = comm.Get_rank(), comm.Get_size()
+comm = world_of_launcher()
+size, rank = size_and_rank(comm)
 at_fault = rank == 1
 torch.manual_seed(0)
 
@@ -146,11 +149,12 @@ train(100000)
 }
 
 
+@EVERY
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_the_job_ends_soon_and_says_why(fault: Fault, tmp_path: Path) -> None:
+def test_the_job_ends_soon_and_says_why(name: str, fault: Fault, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT + fault.script)
-    done = mpi_launcher.run(2, script, timeout=60)
+    done = launcher.run(name, 2, script, timeout=60)
     ended = time.time()
     assert done.status != 0, done.everything
     assert any(fault.says in text for text in done.of_ranks), done.everything
@@ -158,10 +162,11 @@ def test_the_job_ends_soon_and_says_why(fault: Fault, tmp_path: Path) -> None:
     assert ended - max(began) < SOON, done.everything
 
 
-def test_ctrl_c_ends_the_job(tmp_path: Path) -> None:
+@ONE_OF_EACH
+def test_ctrl_c_ends_the_job(name: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT + 'print("ready", flush=True)\ntrain(10**9)\n')
-    job = mpi_launcher.Job(2, script)
+    job = launcher.Job(name, 2, script)
     until = time.monotonic() + 40
     while time.monotonic() < until and not all("ready" in job.output_of(rank) for rank in range(2)):
         time.sleep(0.1)
@@ -172,30 +177,51 @@ def test_ctrl_c_ends_the_job(tmp_path: Path) -> None:
     assert time.monotonic() - began < SOON
 
 
+@EVERY
 @pytest.mark.parametrize(
     "made", ["net = LayerParallel(comm if at_fault else None, Block, 4, 1.0)", "net(x) if at_fault else time.sleep(60)"]
 )
-def test_no_wait_is_longer_than_the_limit(made: str, tmp_path: Path) -> None:
+def test_no_wait_is_longer_than_the_limit(name: str, made: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    fresh = "comm = comm.Dup()\n" if "LayerParallel" in made else ""
+    fresh = "comm = split(comm, 0, rank)\n" if "LayerParallel" in made else ""
     script.write_text(f"{SCRIPT}{fresh}{made}\ntime.sleep(60)\n")
-    done = mpi_launcher.run(2, script, timeout=40, environment={"LPGPU_TIMEOUT": "2"})
+    done = launcher.run(name, 2, script, timeout=40, environment={"LPGPU_TIMEOUT": "2"})
     assert done.status != 0
     assert "LPGPU_TIMEOUT" in done.of_ranks[1], done.everything
 
 
-def test_a_slow_rank_is_waited_for(tmp_path: Path) -> None:
+@MPI_ONLY
+def test_a_slow_rank_is_waited_for(name: str, tmp_path: Path) -> None:
     """Longer than it takes to notice a standstill."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT + 'if at_fault:\n    time.sleep(9)\ntrain(1)\nprint("done", flush=True)\n')
-    done = mpi_launcher.run(3, script, timeout=60)
+    done = launcher.run(name, 3, script, timeout=60)
     assert done.status == 0, done.everything
     assert all("done" in text for text in done.of_ranks)
 
 
-def test_a_job_that_ends_well_is_not_disturbed(tmp_path: Path) -> None:
+@ONE_OF_EACH
+def test_a_job_that_ends_well_is_not_disturbed(name: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT + 'train(2)\ntime.sleep(0.5 * rank)\nprint("done", flush=True)\n')
-    done = mpi_launcher.run(2, script, timeout=60)
+    done = launcher.run(name, 2, script, timeout=60)
     assert done.status == 0, done.everything
     assert all("done" in text for text in done.of_ranks)
+
+
+@EVERY
+def test_an_error_of_all_ranks_is_printed_once(name: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT + "LayerParallel(comm, Block, 4, -1.0)\n")
+    done = launcher.run(name, 2, script, timeout=60)
+    assert done.status != 0
+    assert sum(text.count("ValueError: Tf is -1.0") for text in done.of_ranks) == 1, done.everything
+
+
+@EVERY
+def test_the_limit_is_a_number_of_seconds(name: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    done = launcher.run(name, 2, script, timeout=60, environment={"LPGPU_TIMEOUT": "soon"})
+    assert done.status != 0
+    assert any("LPGPU_TIMEOUT is 'soon'" in text for text in done.of_ranks), done.everything

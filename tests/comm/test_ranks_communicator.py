@@ -1,4 +1,4 @@
-"""The communicator under MPI. Run by tests/test_mpi.py."""
+"""The communicators of several ranks. Run by tests/test_on_ranks.py."""
 
 import copy
 import pickle
@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from lpgpu.comm import SingleProcess, as_communicator
-from lpgpu.comm.diagnostics import describe_mpi
+from lpgpu.comm.choice import split
+from lpgpu.comm.diagnostics import describe_ranks
+from lpgpu.comm.launcher import launched_by
 from lpgpu.comm.process_grid import ProcessGrid, local_rank
 from tests.assertions import assert_mentions
 from tests.nn.ranks import COMM, RANK, SIZE
@@ -26,9 +28,7 @@ def test_a_communicator_is_duplicated_once() -> None:
 
 
 def test_one_rank_needs_no_messages() -> None:
-    from mpi4py import MPI
-
-    assert isinstance(as_communicator(MPI.COMM_SELF), SingleProcess)
+    assert isinstance(as_communicator(split(COMM, RANK, 0)), SingleProcess)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -106,8 +106,8 @@ class TestProcessGrid:
         assert grid.layer_ranks * grid.data_ranks == SIZE
         assert grid.data_rank * grid.layer_ranks + grid.layer_rank == RANK
         first = grid.data_rank * layer_ranks
-        assert grid.layer_comm.allgather(RANK) == list(range(first, first + layer_ranks))
-        assert grid.data_comm.allgather(RANK) == list(range(grid.layer_rank, SIZE, layer_ranks))
+        assert as_communicator(grid.layer_comm).allgather(RANK) == list(range(first, first + layer_ranks))
+        assert as_communicator(grid.data_comm).allgather(RANK) == list(range(grid.layer_rank, SIZE, layer_ranks))
         assert grid.is_root == (RANK == 0)
         assert float(grid.data_communicator.sum(torch.ones(()))) == grid.data_ranks
         assert float(grid.communicator.sum(torch.ones(()))) == SIZE
@@ -120,9 +120,11 @@ class TestProcessGrid:
 
 
 def test_info_is_one_ranks_to_give() -> None:
-    found = describe_mpi()
+    found = describe_ranks()
     assert (found is None) == (RANK > 0)
     if found:
-        assert_mentions(found["CUDA-aware"], ["no"] if not torch.cuda.is_available() else ["support"])
         assert found["ranks"].startswith(f"{SIZE}: 0 on ")
-        assert "thread level multiple" in found["MPI"]
+        assert "gloo" in found["distributed"]
+        assert_mentions(found["MPI"], ["thread level multiple" if launched_by() == "MPI" else "torchrun"])
+    if found and launched_by() == "MPI":
+        assert_mentions(found["CUDA-aware"], ["no"] if not torch.cuda.is_available() else ["support"])

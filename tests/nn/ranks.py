@@ -1,19 +1,24 @@
-"""What tests of networks under MPI share: this rank's part, and the network of one process beside the shared one."""
+"""What tests of networks on ranks share: this rank's part, and the network of one process beside the shared one."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from hypothesis import strategies as st
-from mpi4py import MPI
 from torch import Tensor, nn
 
 from lpgpu import LayerParallel
+from lpgpu.comm import as_communicator
+from lpgpu.comm.choice import size_and_rank
+from lpgpu.comm.launcher import world_of_launcher
 from tests.assertions import Derivatives, assert_close_relative, derivatives
 from tests.settings import blocks_of
 
-COMM = MPI.COMM_WORLD
-RANK, SIZE = COMM.Get_rank(), COMM.Get_size()
+COMM = world_of_launcher()
+"""All ranks: MPI's communicator under mpiexec, the process group under torchrun."""
+
+SIZE, RANK = size_and_rank(COMM)
+allgather = as_communicator(COMM).allgather
 
 blocks = blocks_of(ranks=(SIZE, SIZE))
 
@@ -61,7 +66,7 @@ def assert_near(came: Tensor, expected: Tensor, scale: Tensor, what: str) -> Non
 
 def same_on_all_ranks(value: Any) -> bool:
     """Whether a Python object is."""
-    everything = COMM.allgather(value)
+    everything = allgather(value)
     return all(each == everything[0] for each in everything)
 
 

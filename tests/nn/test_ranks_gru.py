@@ -1,4 +1,4 @@
-"""A GRU whose sequence ranks share under MPI is that of one process. Run by tests/test_mpi.py."""
+"""A GRU whose sequence ranks share under MPI is that of one process. Run by tests/test_on_ranks.py."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lpgpu import GRU, MGRIT, Serial
-from tests.nn.ranks import COMM, RANK, SIZE, assert_near, blocks, part_of, seeds
+from tests.nn.ranks import COMM, RANK, SIZE, allgather, assert_near, blocks, part_of, seeds
 from tests.settings import solver_options
 
 pytestmark = [
@@ -115,7 +115,7 @@ class TestRanks:
     def test_weights_are_those_of_the_first_rank(self) -> None:
         torch.manual_seed(RANK)
         weight = GRU(2, 3, comm=COMM).weight_hh_l0.detach()
-        assert all(torch.equal(weight, other) for other in COMM.allgather(weight))
+        assert all(torch.equal(weight, other) for other in allgather(weight))
 
     def test_dropout_differs_between_ranks(self) -> None:
         torch.manual_seed(0)
@@ -123,7 +123,7 @@ class TestRanks:
         dropped: list[Tensor] = []
         gru._solve = lambda x, *rest: dropped.append(x) or torch.ones(len(x), 1, 64)  # pyright: ignore
         gru(torch.randn(4, 1, 2))
-        masks = COMM.allgather(dropped[1] == 0)
+        masks = allgather(dropped[1] == 0)
         assert not torch.equal(masks[0], masks[1])
         assert 0.3 < float(torch.stack(masks).float().mean()) < 0.7
 

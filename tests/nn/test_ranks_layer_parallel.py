@@ -1,4 +1,4 @@
-"""LayerParallel on several ranks under MPI is the network of one process. Run by tests/test_mpi.py."""
+"""LayerParallel on several ranks under MPI is the network of one process. Run by tests/test_on_ranks.py."""
 
 import copy
 import pickle
@@ -25,6 +25,7 @@ from tests.nn.ranks import (
     COMM,
     RANK,
     SIZE,
+    allgather,
     assert_same_part,
     assert_shares,
     blocks,
@@ -74,7 +75,7 @@ def test_outputs_and_gradients_are_those_of_one_process(
     assert_shares(one, many, sizes, (2, WIDTH))
     for mine, whole in ((many.forward_result, one.forward_result), (many.adjoint_result, one.adjoint_result)):
         assert mine is not None and whole is not None
-        assert tuple(map(sum, zip(*COMM.allgather(mine.evaluations), strict=True))) == whole.evaluations
+        assert tuple(map(sum, zip(*allgather(mine.evaluations), strict=True))) == whole.evaluations
         assert mine.sequential_depth == whole.sequential_depth
         assert mine.iterations == whole.iterations
         assert same_on_all_ranks(mine.residual_norms)

@@ -1,4 +1,4 @@
-"""Training on several ranks: gradients averaged and clipped, checkpoints resumed on other ranks. Run by test_mpi.py."""
+"""Training on ranks: gradients averaged and clipped, checkpoints resumed on other ranks. Run by test_on_ranks.py."""
 
 import copy
 
@@ -18,6 +18,7 @@ from lpgpu import (
     load_full_optimizer_state_dict,
     load_full_state_dict,
 )
+from lpgpu.comm.choice import size_and_rank, split
 from lpgpu.nn import DenseBlock
 from tests.assertions import assert_close_relative
 from tests.nn.ranks import COMM, RANK, SIZE
@@ -28,7 +29,7 @@ WIDTH, LAYERS = 3, 12
 
 def network(comm, *, layers: int = LAYERS) -> nn.Sequential:
     """A stem, layers in as equal blocks as can be, and a head."""
-    size, rank = (1, 0) if comm is None else (comm.Get_size(), comm.Get_rank())
+    size, rank = size_and_rank(comm)
     share, more = divmod(layers, size)
     torch.manual_seed(3)
     deep = LayerParallel(comm, lambda: DenseBlock(WIDTH), share + (rank < more), 1.0)
@@ -126,7 +127,7 @@ def test_a_checkpoint_of_some_ranks_resumes_on_others() -> None:
     train(net, optimizer, range(3, 6))
     expected = full_state_dict(net)
 
-    fewer = COMM.Split(0 if RANK < SIZE - 1 else 1, RANK)
+    fewer = split(COMM, 0 if RANK < SIZE - 1 else 1, RANK)
     for comm in (fewer, None):
         resumed = network(comm)
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Runs of recipes on several ranks: the figures of one process, written by one of them. Run by test_mpi.py."""
+"""Runs of recipes on several ranks: the figures of one process, written by one of them. Run by test_on_ranks.py."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from lpgpu.train.loop.trainer import Trainer
 from lpgpu.train.runs.metrics import epoch_records, read_records
 from lpgpu.train.setup.ranks import ranks_of
 from tests.assertions import assert_close_relative
-from tests.nn.ranks import COMM, RANK, SIZE
+from tests.nn.ranks import RANK, SIZE, allgather
 from tests.train.helpers import network_of, tiny_run
 
 pytestmark = [pytest.mark.mpi(2, 3, 4), pytest.mark.usefixtures("no_plots")]
@@ -39,7 +39,7 @@ PROBES = {"probe_every": 2, "coarsening": 2, "levels": 3, "iterations": 3, "adjo
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
     """A folder of the root's that all ranks know."""
-    return COMM.bcast(tmp_path)
+    return allgather(tmp_path)[0]
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def one_process() -> Iterator[None]:
 
 def assert_same_runs(came: Run, expected: Run) -> None:
     """fp32 sums in another order, and nothing more: after a few steps."""
-    COMM.barrier()
+    allgather(None)
     for one, other in zip(*(epoch_records(read_records(run.metrics)) for run in (came, expected)), strict=True):
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
         assert one["test_loss"] == pytest.approx(other["test_loss"], rel=1e-3)
@@ -90,7 +90,7 @@ def test_any_number_of_ranks_trains_the_same_network(
 ) -> None:
     run = tiny_run(shared / "of many", recipe, **options)
     summary = train(run)
-    assert all(each == summary["test_accuracy"] for each in COMM.allgather(summary["test_accuracy"]))
+    assert all(each == summary["test_accuracy"] for each in allgather(summary["test_accuracy"]))
     with one_process():
         alone = tiny_run(tmp_path / "of one", recipe, **{**options, "data_ranks": 1})
         train(alone)
@@ -99,7 +99,7 @@ def test_any_number_of_ranks_trains_the_same_network(
 
 def test_a_run_goes_on_on_another_number_of_ranks(shared: Path, tmp_path: Path) -> None:
     train(tiny_run(shared / "run", epochs=1, data_ranks=2 if SIZE == 4 else 1))
-    COMM.barrier()
+    allgather(None)
     train(Run.resume(shared / "run", {"epochs": 2, "data_ranks": 1}))
     with one_process():
         alone = tiny_run(tmp_path / "of one", epochs=2)
@@ -119,7 +119,7 @@ def test_the_root_alone_writes(shared: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_what_fails_on_the_root_fails_everywhere(shared: Path) -> None:
     if RANK == 0:
         (shared / "something").touch()
-    COMM.barrier()
+    allgather(None)
     with pytest.raises(InputError, match="is not empty"):
         tiny_run(shared)
 
@@ -135,7 +135,7 @@ def test_what_fails_on_the_root_fails_everywhere(shared: Path) -> None:
 def test_what_several_ranks_cannot_do_is_refused_by_all(options: dict[str, Any], says: str, shared: Path) -> None:
     with pytest.raises(InputError, match=says):
         train(tiny_run(shared / "run", **options))
-    COMM.barrier()
+    allgather(None)
 
 
 def test_a_comparison_is_refused(shared: Path) -> None:
@@ -149,7 +149,7 @@ def test_examples_are_shared_out_once_each() -> None:
     ranks = ranks_of(0, SIZE)
     for count in (1, 2, 7, 12):
         mine, weight = ranks.shard(torch.arange(count))
-        shards = COMM.allgather((mine.tolist(), weight))
+        shards = allgather((mine.tolist(), weight))
         counted = sorted(example for examples, weight in shards if weight for example in examples)
         assert counted == list(range(count))
         assert sum(weight for _, weight in shards) == pytest.approx(SIZE)
@@ -169,7 +169,7 @@ def test_a_probe_is_of_the_whole_network_on_the_whole_batch(data_ranks: int) -> 
         expected = alone.gradient_with(options.mgrit(), *examples(alone, chosen))
         assert norm == pytest.approx(alone._norm(expected.gradient), rel=1e-4)
     assert probe.forward == pytest.approx(expected.forward, rel=1e-4)
-    assert COMM.allgather((norm, probe.forward)) == [(norm, probe.forward)] * SIZE
+    assert allgather((norm, probe.forward)) == [(norm, probe.forward)] * SIZE
     if data_ranks == 1:  # a mean loss over the shares scales the adjoint states
         assert probe.adjoint == pytest.approx(expected.adjoint, rel=1e-4)
 
@@ -191,7 +191,7 @@ def test_a_line_search_sees_the_objective_of_the_whole_network(data_ranks: int) 
         of_all = list(alone.network.parameters())
         assert float(value) == pytest.approx(float(expected), rel=1e-5)
         assert float(dot) == pytest.approx(sum(float((x * (x + 1)).sum()) for x in of_all), rel=1e-5)
-    assert COMM.allgather((float(value), float(dot))) == [(float(value), float(dot))] * SIZE
+    assert allgather((float(value), float(dot))) == [(float(value), float(dot))] * SIZE
 
 
 def examples(trainer: Trainer, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

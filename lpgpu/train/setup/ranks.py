@@ -1,13 +1,13 @@
 """The ranks of a training run: which of them share the layers of a network, which the examples of a batch.
 
     mpiexec -n 8 lpgpu train … --data-ranks 2      # two networks side by side, each on four ranks
+    torchrun --nproc-per-node 8 -m lpgpu train … --data-ranks 2
 
 All ranks run the same program and take the same decisions. What only one of them may do, print and write, is done by
 the root and told to the others.
 """
 
 import math
-import os
 from collections.abc import Callable
 from functools import cache
 from itertools import zip_longest
@@ -17,14 +17,13 @@ from torch import Tensor, nn
 
 from lpgpu import ProcessGrid, average_gradients
 from lpgpu.comm import as_communicator
+from lpgpu.comm.choice import size_and_rank
+from lpgpu.comm.launcher import world_of_launcher
 from lpgpu.data import DataError
 from lpgpu.train.setup.errors import InputError
 from lpgpu.train.setup.words import counted
 
 T = TypeVar("T")
-
-# set for each process by mpiexec of Open MPI and of MPICH, and by srun (in a batch script without it, no step)
-_RANK_OF_LAUNCHER = (("OMPI_COMM_WORLD_RANK", None), ("PMI_RANK", None), ("SLURM_PROCID", "SLURM_STEP_ID"))
 
 
 class Ranks:
@@ -121,32 +120,19 @@ def ranks_of(layer_ranks: int, data_ranks: int) -> Ranks:
     Raises `InputError` where that is not how many there are.
     """
     world = _world()
-    size = 1 if world is None else world.Get_size()
+    size, _ = size_and_rank(world)
     if size % data_ranks or layer_ranks not in (0, size // data_ranks):
         here = f"{'is' if size == 1 else 'are'} {counted(size, 'rank')}"
         raise InputError(
             f"layer_ranks is {layer_ranks or 'all'}, data_ranks is {data_ranks}, but there {here}; "
-            "their product must be that (mpiexec -n N lpgpu train …)"
+            "their product must be that (mpiexec -n N lpgpu train …, or torchrun)"
         )
     return Ranks(ProcessGrid(world, layer_ranks=size // data_ranks) if size > 1 else ProcessGrid(None))
 
 
-def launched_rank() -> int | None:
-    """This process's rank as its launcher says, before MPI is asked; None for a process on its own."""
-    for name, beside in _RANK_OF_LAUNCHER:
-        if os.environ.get(name, "").isdigit() and (beside is None or beside in os.environ):
-            return int(os.environ[name])
-    return None
-
-
 def _world() -> Any:
-    """MPI's communicator of all ranks; None for a process on its own, where MPI is not even imported."""
-    if launched_rank() is None:
-        return None
+    """All processes of this job; None for a process on its own, where MPI is not even imported."""
     try:
-        from mpi4py import MPI
+        return world_of_launcher()
     except ImportError as error:
-        raise InputError(
-            f"started by an MPI launcher, but mpi4py is missing or finds no MPI library: {error}"
-        ) from error
-    return MPI.COMM_WORLD
+        raise InputError(f"started by an MPI launcher, but MPI cannot be imported: {error}") from error

