@@ -13,6 +13,7 @@ from lpgpu.mgrit import MGRIT, Solver
 from lpgpu.nn.cells import GRUCell, Masks
 from lpgpu.nn.checks import check_ordinary
 from lpgpu.nn.piece import Piece
+from lpgpu.nn.plain_gru import PlainGRU
 from lpgpu.nn.sequence import SolvedSequence
 from lpgpu.nn.sequence_checks import checked_lengths, facts_of_sequence
 
@@ -113,6 +114,18 @@ class GRU(SolvedSequence, nn.GRU):
         if not batched:
             return output.squeeze(1), h_n.squeeze(1)
         return output.transpose(0, 1) if self.batch_first else output, h_n
+
+    def to_torch(self) -> nn.Module:
+        """An independent copy as plain PyTorch, exact, for inspection, export and deployment: on every rank the whole.
+
+        A torch.nn.GRU where that is the cell (classic, Δt = 1); else a `PlainGRU`, a loop over the steps.
+        """
+        if self.formulation != "classic" or self.dt != 1:
+            return PlainGRU(self, self._weights(), self.formulation, self.dt)
+        options = (self.input_size, self.hidden_size, self.num_layers, self.bias, self.batch_first, self.dropout)
+        like = next(self.parameters())
+        gru = nn.GRU(*options, self.bidirectional, device="meta", dtype=like.dtype).to_empty(device=like.device)
+        return self._given_to(gru)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, formulation={self.formulation!r}, dt={self.dt}, solver={self.solver}"

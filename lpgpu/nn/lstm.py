@@ -114,6 +114,13 @@ class LSTM(SolvedSequence, nn.LSTM):
             h_n, c_n = h_n.squeeze(1), c_n.squeeze(1)
         return layout.output(output), (h_n.contiguous(), c_n.contiguous())
 
+    def to_torch(self) -> nn.Module:
+        """An independent torch.nn.LSTM of the same weights: on every rank the whole."""
+        options = (self.input_size, self.hidden_size, self.num_layers, self.bias, self.batch_first, self.dropout)
+        like = next(self.parameters())
+        lstm = nn.LSTM(*options, self.bidirectional, self.proj_size, device="meta", dtype=like.dtype)
+        return self._given_to(lstm.to_empty(device=like.device))
+
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, solver={self.solver}"
 

@@ -98,6 +98,25 @@ class SolvedSequence(Solved, nn.Module):
         for weight in self.parameters():
             weight.data = communicator.broadcast(weight.data, 0)
 
+    def to_torch(self) -> nn.Module:
+        """An independent copy as plain PyTorch, exact, for inspection, export and deployment; whole on every rank.
+
+        Raises:
+            NotImplementedError: where there is no such module.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no plain PyTorch module; use solver = Serial()")
+
+    def to_sequential(self) -> nn.Module:
+        """`to_torch()`, by the name that it has of a LayerParallel network."""
+        return self.to_torch()
+
+    def _given_to(self, plain: nn.Module) -> nn.Module:
+        """`plain` with copies of these weights, in the same mode."""
+        plain.load_state_dict({name: weight.detach() for name, weight in self._weights().items()})
+        for name, weight in self._weights().items():
+            plain.get_parameter(name).requires_grad_(weight.requires_grad)
+        return plain.train(self.training)
+
     def _facts(self) -> dict[str, object]:
         """What must be the same on every rank at a call, beside its arguments."""
         return {

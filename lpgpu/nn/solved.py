@@ -8,6 +8,7 @@ from torch import Tensor
 from lpgpu.comm import Communicator
 from lpgpu.mgrit import MGRIT, Serial, Solver
 from lpgpu.nn.arguments import with_tensors_mapped
+from lpgpu.nn.eager import eager
 
 
 class Solved:
@@ -34,8 +35,26 @@ class Solved:
             raise TypeError(f"solver is {solver!r}; expected an MGRIT(...), Parareal(...) or Serial()")
         self._solver = solver
 
+    @eager
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        """As every module's, outside of autocast."""
+        """As every module's, outside of autocast and inference mode.
+
+        Raises:
+            NotImplementedError: while torch.export or torch.jit.trace record the call.
+        """
+        _refuse_recording(self)
+        if not torch.is_inference_mode_enabled():
+            return self._in_own_precision(*arguments, **named)
+        with torch.inference_mode(False), torch.no_grad():  # inference tensors do not tell when they are changed
+            return self._in_own_precision(*arguments, **named)
+
+    @eager
+    def _call_impl(self, *arguments: Any, **named: Any) -> Any:
+        """nn.Module's, so that `.compile()` of the module itself compiles nothing of a solve either."""
+        return super()._call_impl(*arguments, **named)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _in_own_precision(self, *arguments: Any, **named: Any) -> Any:
+        """The call, in the parameters' own precision."""
         of_layers: Tensor | None = next(self.parameters(), None)  # pyright: ignore[reportAttributeAccessIssue]
         # autocast knows no device "meta", which the checks of the call refuse
         if of_layers is None or of_layers.is_meta or not torch.is_autocast_enabled(of_layers.device.type):
@@ -48,3 +67,15 @@ class Solved:
         with torch.autocast(of_layers.device.type, enabled=False):
             arguments, named = with_tensors_mapped(own, (arguments, named))
             return super().__call__(*arguments, **named)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _refuse_recording(module: Any) -> None:
+    """Raise where the call is not computed but recorded: the solve would be, with its number of steps and cycles."""
+    recorder = (
+        "torch.jit.trace" if torch.jit.is_tracing() else "torch.export" if torch.compiler.is_exporting() else None
+    )
+    if recorder is not None:
+        raise NotImplementedError(
+            f"{recorder} cannot record the solve of a {type(module).__name__}, which depends on its sizes and solver; "
+            "give it the plain PyTorch of the same network instead: .to_sequential()"
+        )

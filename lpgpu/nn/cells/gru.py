@@ -1,6 +1,5 @@
 """The GRU's cell: by the operation `lpgpu.kernels.implicit_gru`, and by its formula for what that cannot do."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 from lpgpu.nn.cells.cell import Cell, Masks
 from lpgpu.nn.cells.lstm import powers
 from lpgpu.nn.cells.vmapped import VmappedCell
-from lpgpu.nn.plain_gru import gru_states
+from lpgpu.nn.plain_gru import gru_states, past_the_end
 from lpgpu.nn.propagators import Layers
 from lpgpu.nn.propagators.gru import GRULayers
 
@@ -38,11 +37,7 @@ class GRUCell(Cell):
 
     def inputs(self, x: Tensor) -> Tensor:
         products = F.linear(x, *self.of_input)
-        if self.masks.padded is None:
-            return products
-        # an infinite pre-activation makes z = 1: the state is passed on as it is
-        r, z, n = products.chunk(3, -1)
-        return torch.cat([r, z.masked_fill(self.masks.padded, math.inf), n], -1)
+        return products if self.masks.padded is None else past_the_end(products, self.masks.padded)
 
     def layers(self, x: Tensor, *weights: Tensor) -> Layers:
         w, b = _pair(weights)

@@ -101,12 +101,12 @@ class FunctionalLayers(Layers):
         def phi(theta: Named, constants: Named, u: Tensor) -> Tensor:
             return self.phi(theta, constants, shared, self.dt, self.spans, u)
 
-        versions = {name: buffer._version for name, buffer in self.constants.items()}
-        version_of_u = u._version
+        versions = {name: _version(buffer) for name, buffer in self.constants.items()}
+        version_of_u = _version(u)
         out = self._with_draws(layers, phi, theta, _sliced(self.constants, layers), u)
-        if u._version != version_of_u:
+        if _version(u) != version_of_u:
             raise RuntimeError(_IN_PLACE)
-        changed = [name for name, buffer in self.constants.items() if buffer._version != versions[name]]
+        changed = [name for name, buffer in self.constants.items() if _version(buffer) != versions[name]]
         if changed:
             raise RuntimeError(
                 f"the block changes its buffers {changed} while it propagates. A solve visits a layer several times,"
@@ -176,6 +176,11 @@ class _Graph(Linearisation):
         if not self.out.requires_grad:
             return [torch.zeros_like(each) for each in inputs]
         return torch.autograd.grad(self.out, inputs, lam, retain_graph=True, allow_unused=True, materialize_grads=True)
+
+
+def _version(tensor: Tensor) -> int | None:
+    """How often `tensor` was changed in place; None of those made in inference mode, which do not count."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def _sliced(named: Named, layers: slice) -> Named:
