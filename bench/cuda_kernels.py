@@ -85,15 +85,17 @@ class Case:
     def run(self, plan: cuda_march.Plan | None, t: Inputs) -> Tensor:
         """The march in place by a plan, or by what `implicit_gru` chooses."""
         if self.operation == "gru-adjoint":
+            at, terms = implicit_gru.Coefficients(t["a"], t["c"], t["a"]), Terms(t["g"])
             if plan is None:
-                at = implicit_gru.Coefficients(t["a"], t["c"], t["a"])
-                implicit_gru.adjoint_sweep(t["u"], at, t["w"], self.sweep, Terms(g=t["g"]))
+                implicit_gru.adjoint_sweep(t["u"], at, t["w"], self.sweep, terms)
             else:
-                cuda_march.adjoint_sweep(t["u"], t["a"], t["c"], t["w"], self.sweep, Terms(g=t["g"]), plan)
-        elif plan is None:
-            implicit_gru.sweep(t["u"], t["x"], t["w"], t["b"], 1.0, "classic", self.sweep)
+                cuda_march.adjoint_sweep(t["u"], at, t["w"], self.sweep, terms, plan)
+            return t["u"]
+        cell = implicit_gru.Cell(t["w"], t["b"], 1.0, "classic")
+        if plan is None:
+            implicit_gru.sweep(t["u"], t["x"], cell, self.sweep)
         else:
-            cuda_march.sweep(t["u"], t["x"], t["w"], t["b"], 1.0, "classic", self.sweep, NO_TERMS, plan)
+            cuda_march.sweep(t["u"], t["x"], cell, self.sweep, NO_TERMS, plan)
         return t["u"]
 
     def poisoned(self, t: Inputs) -> Inputs:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lpgpu import GRU, MGRIT, LayerParallel, Serial
 from lpgpu.kernels.devices import arch_of
-from lpgpu.kernels.implicit_gru import capacity
+from lpgpu.kernels.implicit_gru import tiles
 from lpgpu.kernels.precision import dot_precision
 from lpgpu.kernels.sweep import Sweep
 from lpgpu.nn import ConvBlock, DenseBlock
@@ -39,9 +39,9 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 def gru_sweep(way: str, width: int, dtype: torch.dtype, terms: bool, formulation: str) -> None:
-    """In the tier that the capacity rule chooses."""
+    """In the tier that the rule chooses."""
     case = gru.Case(37, width, formulation, dtype=dtype, device=DEVICE, order="spread")
-    chosen = capacity.tier(
+    chosen = tiles.tile(
         width, dtype, arch_of(torch.device(DEVICE)), precision=dot_precision(dtype), kind=way, num_rows=74,
         corrected=terms, right_hand_side=terms,
     )  # fmt: skip

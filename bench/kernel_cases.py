@@ -15,9 +15,9 @@ from machine import Work
 from torch import Tensor, nn
 
 from lpgpu.kernels import conv_step, dense_step, dispatch, fas, implicit_gru
-from lpgpu.kernels.conv_step import Kernel
-from lpgpu.kernels.dense_step import capacity as dense_capacity
-from lpgpu.kernels.implicit_gru import capacity
+from lpgpu.kernels.conv_step import Filter
+from lpgpu.kernels.dense_step import tiles as dense_tiles
+from lpgpu.kernels.implicit_gru import Cell, tiles
 from lpgpu.kernels.precision import dot_precision
 from lpgpu.kernels.sweep import Sweep
 
@@ -93,7 +93,7 @@ def gru_inputs(points: int, batch: int, width: int, dtype: torch.dtype, device: 
 
 def run_gru_sweep(sweep: Sweep, inputs: Inputs) -> Tensor:
     """h marched in place."""
-    implicit_gru.sweep(inputs["h"], inputs["x"], inputs["w"], inputs["b"], 1.0, "implicit", sweep)
+    implicit_gru.sweep(inputs["h"], inputs["x"], Cell(inputs["w"], inputs["b"], 1.0, "implicit"), sweep)
     return inputs["h"]
 
 
@@ -107,19 +107,20 @@ def run_gru_adjoint(sweep: Sweep, inputs: Inputs) -> Tensor:
 def gru_adjoint_inputs(points: int, batch: int, width: int, dtype: torch.dtype, device: str) -> Inputs:
     """λ, the coefficients at random states, and W."""
     inputs = gru_inputs(points, batch, width, dtype, device)
-    at = implicit_gru.linearise(inputs["h"][:-1], inputs["x"], inputs["w"], inputs["b"], 1.0, "implicit")
+    cell = Cell(inputs["w"], inputs["b"], 1.0, "implicit")
+    at = implicit_gru.linearise(inputs["h"][:-1], inputs["x"], cell)
     return {"lam": torch.randn_like(inputs["h"]), "a": at.a, "c": at.c, "c_n": at.c_n, "w": inputs["w"]}
 
 
-def gru_work(width: int, rows: int, steps: int, dtype: torch.dtype, kind: capacity.Kind) -> tuple[Work, str]:
+def gru_work(width: int, rows: int, steps: int, dtype: torch.dtype, kind: tiles.Kind) -> tuple[Work, str]:
     """Three products a row and step; what each step reads and writes once, and W once. And the compiled kernel."""
     precision = dot_precision(dtype)
-    tier = capacity.tier(width, dtype, 90, precision=precision, kind=kind, num_rows=rows, steps=steps)
-    resident = tier.kind == "resident"
+    tile = tiles.tile(width, dtype, 90, precision=precision, kind=kind, num_rows=rows, steps=steps)
+    resident = tile.kind == "resident"
     work = Work(
-        flops=float(capacity.flops(rows, width, steps, kind)),
-        bytes=float(capacity.traffic_bytes(rows, width, steps, dtype, kind)),
-        programs=-(-rows // tier.rows) * (1 if resident else -(-width // tier.columns)),
+        flops=float(tiles.flops(rows, width, steps, kind)),
+        bytes=float(tiles.traffic_bytes(rows, width, steps, dtype, kind)),
+        programs=-(-rows // tile.rows) * (1 if resident else -(-width // tile.columns)),
         steps=steps if resident else 1,
         launches=1 if resident else steps,
         unit=unit(dtype),
@@ -204,15 +205,15 @@ def run_dense_sweep(sweep: Sweep, inputs: Inputs) -> Tensor:
 
 
 def dense_adjoint_inputs(points: int, batch: int, width: int, dtype: torch.dtype, device: str) -> Inputs:
-    """λ, what is kept of random states, and W."""
+    """λ, what is saved of random states, and W."""
     inputs = dense_inputs(points, batch, width, dtype, device)
-    kept = dense_step.kept(inputs["u"][:-1], inputs["w"], inputs["b"], "tanh")
-    return {"lam": torch.randn_like(inputs["u"]), "kept": kept, "w": inputs["w"]}
+    saved = dense_step.linearise(inputs["u"][:-1], inputs["w"], inputs["b"], "tanh")
+    return {"lam": torch.randn_like(inputs["u"]), "saved": saved, "w": inputs["w"]}
 
 
 def run_dense_adjoint(sweep: Sweep, inputs: Inputs) -> Tensor:
     """λ marched in place."""
-    dense_step.adjoint_sweep(inputs["lam"], inputs["kept"], inputs["w"], 0.01, "tanh", sweep)
+    dense_step.adjoint_sweep(inputs["lam"], inputs["saved"], inputs["w"], 0.01, "tanh", sweep)
     return inputs["lam"]
 
 
@@ -224,8 +225,8 @@ def dense_cases(device: str, *, quick: bool) -> Iterator[Case]:
         layers = intervals * (steps + 1)
         rows = batch * intervals
         size = torch.finfo(dtype).bits // 8
-        resident = dense_capacity.resident_tile(width, batch, dtype, 90)
-        tile = resident or dense_capacity.step_tile(width, dtype)
+        resident = dense_tiles.resident_tile(width, batch, dtype, 90)
+        tile = resident or dense_tiles.step_tile(width, dtype)
         work = Work(
             flops=2.0 * width**2 * rows * steps,
             bytes=float(size * (rows * width * (steps + 1) + intervals * steps * (width + 1) * width)),
@@ -263,7 +264,7 @@ def conv_inputs(points: int, images: int, channels: int, pixels: int, dtype: tor
 
 def run_conv_sweep(sweep: Sweep, inputs: Inputs) -> Tensor:
     """u marched in place."""
-    conv_step.sweep(inputs["u"], [Kernel(inputs["w"], inputs["b"])], 0.01, "relu", sweep)
+    conv_step.sweep(inputs["u"], [Filter(inputs["w"], inputs["b"])], 0.01, "relu", sweep)
     return inputs["u"]
 
 

@@ -1,7 +1,7 @@
 """Pointwise nonlinearities g: the vocabulary shared by the ODE steps.
 
-`value_(z)` overwrites z by g(z). `pull_back(d, kept)` is g′(z) ⊙ d, where `kept` is what the forward step left behind:
-g(z) itself wherever the slope can be read off it, z where it cannot (`keeps_input`). Any shape.
+`value_(z)` overwrites z by g(z). `pull_back(d, saved)` is g′(z) ⊙ d, where `saved` is what the forward step saved: g(z)
+itself wherever the slope can be read off it, z where it cannot (`saves_input`). Any shape.
 """
 
 from collections.abc import Callable
@@ -19,17 +19,17 @@ class Activation:
 
     value_: Callable[[Tensor], Tensor]
     pull_back: Callable[[Tensor, Tensor], Tensor]
-    keeps_input: bool = False
+    saves_input: bool = False
 
-    def value_and_kept(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_saved(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """g(z), and what `pull_back` wants; `z` may be overwritten."""
-        kept = z.clone() if self.keeps_input else z
+        saved = z.clone() if self.saves_input else z
         a = self.value_(z)
-        return a, kept if self.keeps_input else a
+        return a, saved if self.saves_input else a
 
-    def value_of_kept(self, kept: Tensor) -> Tensor:
-        """g(z), which `kept` is or is the input of."""
-        return self.value_(kept.clone()) if self.keeps_input else kept
+    def value_of_saved(self, saved: Tensor) -> Tensor:
+        """g(z), which `saved` is or is the input of."""
+        return self.value_(saved.clone()) if self.saves_input else saved
 
 
 def tanh_(z: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "identity": Activation(lambda z: z, lambda d, a: d),
     "relu": Activation(lambda z: z.clamp_(min=0), lambda d, a: torch.ops.aten.threshold_backward(d, a, 0)),
     "silu": Activation(
-        lambda z: z.mul_(torch.sigmoid(z)), lambda d, z: torch.ops.aten.silu_backward(d, z), keeps_input=True
+        lambda z: z.mul_(torch.sigmoid(z)), lambda d, z: torch.ops.aten.silu_backward(d, z), saves_input=True
     ),
     "smooth_relu": Activation(_smooth_relu_, _smooth_relu_pull_back),
     "tanh": Activation(tanh_, lambda d, a: torch.ops.aten.tanh_backward(d, a)),

@@ -1,6 +1,6 @@
 """The nonlinearities of `activations` for Triton kernels, chosen by name at compile time.
 
-`kept` is what it is there: g(z), or z where the slope cannot be read off g(z) (silu). A NaN passes through every one.
+`saved` is what it is there: g(z), or z where the slope cannot be read off g(z) (silu). A NaN passes through every one.
 """
 
 import triton
@@ -44,30 +44,30 @@ def value(z, activation: tl.constexpr):
 
 
 @triton.jit
-def kept_of(z, a, activation: tl.constexpr):
+def saved_of(z, a, activation: tl.constexpr):
     """What the pull-back through a = g(z) wants."""
     return z if activation == "silu" else a
 
 
 @triton.jit
-def value_of_kept(kept, activation: tl.constexpr):
+def value_of_saved(saved, activation: tl.constexpr):
     """g(z)."""
-    return value(kept, activation) if activation == "silu" else kept
+    return value(saved, activation) if activation == "silu" else saved
 
 
 @triton.jit
-def pull_back(d, kept, activation: tl.constexpr):
+def pull_back(d, saved, activation: tl.constexpr):
     """g′(z) ⊙ d."""
     if activation == "tanh":
-        d = d * (1 - kept * kept)
+        d = d * (1 - saved * saved)
     elif activation == "relu":
-        d = tl.where(kept <= 0, 0, d)
+        d = tl.where(saved <= 0, 0, d)
     elif activation == "silu":
-        s = sigmoid(kept)
-        d = d * s * (1 + kept * (1 - s))
+        s = sigmoid(saved)
+        d = d * s * (1 + saved * (1 - s))
     elif activation == "smooth_relu":
         # a = (x + η)²/4η has the slope √(a/η), which reaches 1 at a = η
-        d = d * tl.where(kept >= ETA, 1, tl.sqrt(kept * (1 / ETA)))
+        d = d * tl.where(saved >= ETA, 1, tl.sqrt(saved * (1 / ETA)))
     else:
         tl.static_assert(activation == "identity")
     return d

@@ -24,7 +24,7 @@ def arch_of(device: torch.device) -> int:
 
 
 @cache
-def refusal(device: torch.device) -> str | None:
+def why_unsupported(device: torch.device) -> str | None:
     """Why fused kernels cannot run on this GPU, or None: their tiles are for NVIDIA's, of capability 8.0 and above."""
     if device.type != "cuda":
         return None

@@ -11,11 +11,10 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cache
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
 Backend = Literal["auto", "fused", "reference"]
@@ -28,6 +27,7 @@ launches: Counter[str] = Counter()
 reasons: dict[str, str] = {}
 """Operation → one line saying why its latest call took the backend it took."""
 
+_ASKED_FOR = "the reference was asked for"
 _NOT_ON_A_GPU = "the tensors are not on a GPU: the reference"
 _backend: Backend | None = None
 _said: set[tuple[str, str]] = set()
@@ -67,15 +67,15 @@ def current_backend() -> Backend:
     return _backend or _of_environment()
 
 
-def is_fused(operation: str, like: Tensor, refusal: str | None = None) -> bool:
+def is_fused(operation: str, like: Tensor, unsupported: str | None = None) -> bool:
     """Whether `operation` on tensors like `like` takes its fused kernel; counts the call and keeps the reason.
 
-    `refusal` is why the fused kernel cannot take these tensors, or None.
+    `unsupported` is why the fused kernel cannot take these tensors, or None.
 
     Raises:
         KernelFallbackError: where the fused kernel was asked for, or strictness was, and it cannot run.
     """
-    fused, reason = _decide(operation, like.device.type, refusal)
+    fused, reason = _decide(operation, like.device.type, unsupported)
     calls[operation, "fused" if fused else "reference"] += 1
     reasons[operation] = reason
     return fused
@@ -87,12 +87,10 @@ def could_fuse(like: Tensor) -> bool:
     return wanted == "fused" or (wanted == "auto" and like.device.type == "cuda")
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
-    """Launch a Triton kernel on its tensors' device and that device's current stream, and count it."""
-    launches[kernel.__name__] += 1
-    device = next(argument.device for argument in arguments if isinstance(argument, Tensor))
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        kernel[grid](*arguments, **options)
+def count_reference(operation: str) -> None:
+    """Count a call that takes the reference because no fused kernel comes into question."""
+    calls[operation, "reference"] += 1
+    reasons[operation] = _NOT_ON_A_GPU if current_backend() == "auto" else _ASKED_FOR
 
 
 @cache
@@ -112,25 +110,25 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def _decide(operation: str, device: str, refusal: str | None) -> tuple[bool, str]:
+def _decide(operation: str, device: str, unsupported: str | None) -> tuple[bool, str]:
     wanted = current_backend()
     if wanted == "reference":
-        return False, "the reference was asked for"
+        return False, _ASKED_FOR
     if wanted == "auto" and device != "cuda":
         return False, _NOT_ON_A_GPU
     if not has_triton():
-        refusal = "triton is not installed (pip install triton)"
+        unsupported = "triton is not installed (pip install triton)"
     elif device != "cuda" and not interpreted():
-        refusal = f"{device} tensors need Triton's interpreter (TRITON_INTERPRET=1)"
-    if refusal is None:
+        unsupported = f"{device} tensors need Triton's interpreter (TRITON_INTERPRET=1)"
+    if unsupported is None:
         return True, "fused"
-    message = f"{operation}: the fused kernel cannot run: {refusal}"
+    message = f"{operation}: the fused kernel cannot run: {unsupported}"
     if wanted == "fused" or os.environ.get("LPGPU_STRICT") == "1":
         raise KernelFallbackError(f"{message}. LPGPU_KERNELS=reference takes the slower path")
-    if (operation, refusal) not in _said:
-        _said.add((operation, refusal))
+    if (operation, unsupported) not in _said:
+        _said.add((operation, unsupported))
         warnings.warn(f"{message}; the slower reference runs instead", KernelFallbackWarning, stacklevel=4)
-    return False, refusal
+    return False, unsupported
 
 
 def _checked(name: str, where: str) -> Backend:

@@ -4,8 +4,6 @@ Tensors are [layers, ...]. Those that come in another order than the rest are co
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -19,8 +17,11 @@ _INTERPRETED = interpreted()
 
 def is_ordered_like(t: Tensor, like: Tensor) -> bool:
     """Whether one layer of `t` lies in memory as one of `like` does."""
-    inner = zip(t.shape[1:], t.stride()[1:], like.stride()[1:], strict=True)
-    return all(stride == of_like for size, stride, of_like in inner if size > 1)
+    strides, of_like = t.stride()[1:], like.stride()[1:]
+    if strides == of_like:
+        return True
+    inner = zip(t.shape[1:], strides, of_like, strict=True)
+    return all(one == other for size, one, other in inner if size > 1)
 
 
 def empty_ordered_like(layers: int, like: Tensor) -> Tensor:
@@ -33,20 +34,21 @@ def ordered_like(t: Tensor, like: Tensor) -> Tensor:
     return t if is_ordered_like(t, like) else empty_ordered_like(len(t), like).copy_(t)
 
 
-@contextmanager
-def written_like(t: Tensor | None, like: Tensor, *, reads: bool = False) -> Iterator[Tensor | None]:
-    """`t`, or scratch memory in the order of `like` whose contents become those of `t` afterwards.
+def writable_like(t: Tensor | None, like: Tensor, *, reads: bool = False) -> Tensor | None:
+    """`t`, or scratch memory in the order of `like`, from which `write_back` copies what was written.
 
     The scratch comes uninitialised, unless what is done with it `reads` it.
     """
     if t is None or is_ordered_like(t, like):
-        yield t
-        return
+        return t
     scratch = empty_ordered_like(len(t), like)
-    if reads:
-        scratch.copy_(t)
-    yield scratch
-    t.copy_(scratch)
+    return scratch.copy_(t) if reads else scratch
+
+
+def write_back(t: Tensor | None, written: Tensor | None) -> None:
+    """`t` gets what was written to what `writable_like` gave for it."""
+    if t is not None and written is not None and written is not t:
+        t.copy_(written)
 
 
 def layer_extent(t: Tensor) -> int:
@@ -63,13 +65,13 @@ def aligned_layer_strides(*tensors: Tensor | None) -> tuple[list[int], int]:
     return [stride // align for stride in strides], align
 
 
-def refusal(like: Tensor, *others: Tensor | None) -> str | None:
+def why_unsupported(like: Tensor, *others: Tensor | None) -> str | None:
     """Why fused kernels cannot take these tensors, or None: the device, or a layer too large for counts in 32 bits."""
     if not like.is_cuda and not _INTERPRETED:
         return None
     if like.dtype == torch.bfloat16 and not like.is_cuda:
         return "Triton's interpreter does not compute in bfloat16"
-    if (of_device := devices.refusal(like.device)) is not None:
+    if (of_device := devices.why_unsupported(like.device)) is not None:
         return of_device
     largest = max((layer_extent(t) for t in (like, *others) if t is not None and t.numel()), default=0)
     return f"a layer spans {largest} elements; the limit is 2³¹ − 1" if largest >= _INDEX_LIMIT else None

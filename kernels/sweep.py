@@ -9,9 +9,9 @@ the one before it arrived:
 What is added to Φ, and the products that a sweep takes on its way, are its `Terms`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -83,6 +83,8 @@ class Sweep:
     steps: int
     reverse: bool = False
 
+    SCHEMA: ClassVar[str] = "int[]"
+
     def __post_init__(self) -> None:
         last = self.first + (1 - self.steps if self.reverse else self.steps - 1)
         if self.steps < 1 or self.interval < 1 or not (0 <= self.first < self.num_layers and last >= 0):
@@ -91,6 +93,16 @@ class Sweep:
             raise ValueError(f"{self} writes the states that other intervals start from; expected fewer steps")
         if self.reverse and len(range(self.first, self.num_layers, self.interval)) != self.num_intervals:
             raise ValueError(f"{self} meets a short interval in reverse; sweep that as a window of its own")
+
+    def as_operand(self) -> list[int]:
+        """As operators of torch take it: five integers."""
+        return [self.num_layers, self.first, self.interval, self.steps, int(self.reverse)]
+
+    @classmethod
+    def of_operand(cls, integers: Sequence[int]) -> "Sweep":
+        """The sweep these integers stand for."""
+        *where, reverse = integers
+        return cls(*where, reverse=bool(reverse))
 
     @property
     def num_intervals(self) -> int:
@@ -102,6 +114,11 @@ class Sweep:
     def direction(self) -> int:
         """+1, or −1 in reverse."""
         return -1 if self.reverse else 1
+
+    @property
+    def starts(self) -> tuple[int, int, int]:
+        """The layer, the source and the target of the first interval's first step."""
+        return self.first, self.first + self.reverse, self.first + (not self.reverse)
 
     def layers(self, j: int) -> slice:
         """The layers that step j visits."""

@@ -1,37 +1,32 @@
 """The convolutional ODE step on many layers at once: one or two 3×3 convolutions, zero padded.
 
 One: Φ_k(u) = u + Δt g(K_k ∗ u + b_k). Two: Φ_k(u) = u + Δt g(K²_k ∗ g(K¹_k ∗ u + b¹_k) + b²_k).
-Shapes: K layers, L layers and P = L + 1 points of a window, B images, C channels, Y×X pixels. `u_KBCYX`; a convolution
-has `w_KCC33` and `b_KC` (or None). Slices of larger tensors along the layers are taken as they are, without a copy, in
-any memory order; `empty_states` and `packed` give the one that is fastest. Written tensors must not overlap those that
-are read, nor require grad; `conv_ode_step` is the differentiable one.
+Shapes: K layers, L layers and P = L + 1 points of a window, B images, C channels, Y×X pixels. `u_KBCYX`; the `Filter`
+of a convolution has `w_KCC33` and `b_KC` (or None). Slices of larger tensors along the layers are taken as they are,
+without a copy, in any memory order; `empty_states` and `packed` give the one that is fastest. Written tensors must not
+overlap those that are read, nor require grad; `conv_ode_step` is the differentiable one.
 
-The fused kernels take one launch per convolution: for all layers in `advance`, `kept` and `vjp`, for one step of all
-intervals in `sweep` and `adjoint_sweep`.
+The fused kernels take one launch per convolution: for all layers in `advance`, `linearise` and `vjp`, for one step of
+all intervals in `sweep` and `adjoint_sweep`. `operators` has the same functions without a check.
 """
 
-import torch
 from torch import Tensor
 
-from lpgpu.kernels.activations import activation_named
-from lpgpu.kernels.checks import check_sweep, check_tensors
-from lpgpu.kernels.conv_step import operators, reference
-from lpgpu.kernels.conv_step.layers import Kept, Kernel, packed
+from lpgpu.kernels.conv_step import operators
+from lpgpu.kernels.conv_step.checks import check_march, check_saved, check_step
+from lpgpu.kernels.conv_step.layers import Filter, Saved, packed
 from lpgpu.kernels.conv_step.operators import conv_ode_step
 from lpgpu.kernels.conv_step.reference import empty_states
-from lpgpu.kernels.dispatch import is_fused
-from lpgpu.kernels.layout import refusal
-from lpgpu.kernels.packing import integers_of
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 
 __all__ = [
-    "Kept",
-    "Kernel",
+    "Filter",
+    "Saved",
     "adjoint_sweep",
     "advance",
     "conv_ode_step",
     "empty_states",
-    "kept",
+    "linearise",
     "packed",
     "parameter_gradient",
     "sweep",
@@ -40,12 +35,7 @@ __all__ = [
 
 
 def sweep(
-    u_PBCYX: Tensor,
-    kernels: list[Kernel],
-    dt: float,
-    activation: str,
-    sweep: Sweep,
-    terms: Terms = NO_TERMS,
+    u_PBCYX: Tensor, filters: list[Filter], dt: float, activation: str, sweep: Sweep, terms: Terms = NO_TERMS
 ) -> None:
     """March the states of a window through its layers, in place; see `kernels.sweep`.
 
@@ -53,118 +43,113 @@ def sweep(
 
     Raises:
         ValueError: for tensors whose shapes, dtypes or devices do not go together.
+
+    >>> import torch
+    >>> identity = torch.zeros(2, 1, 1, 3, 3)
+    >>> identity[..., 1, 1] = 1
+    >>> u = torch.ones(3, 1, 1, 2, 2)
+    >>> sweep(u, [Filter(identity, None)], 1.0, "relu", Sweep(num_layers=2, first=0, interval=2, steps=2))
+    >>> u[:, 0, 0, 0, 0].tolist()
+    [1.0, 2.0, 4.0]
     """
-    check_sweep(u_PBCYX, sweep, terms)
-    _check_no_products(terms)
-    _check_kernels(u_PBCYX, kernels, sweep.num_layers, activation)
-    run = operators.conv_sweep if torch.compiler.is_compiling() else operators.run_sweep
-    run(u_PBCYX, *operators.split(kernels), dt, activation, integers_of(sweep), *terms.tensors()[:3])
+    check_march(u_PBCYX, filters, activation, sweep, terms)
+    operators.sweep(u_PBCYX, filters, dt, activation, sweep, terms)
 
 
 def adjoint_sweep(
     lam_PBCYX: Tensor,
-    kept: Kept,
-    kernels: list[Kernel],
+    saved: Saved,
+    filters: list[Filter],
     dt: float,
     activation: str,
     sweep: Sweep,
     terms: Terms = NO_TERMS,
 ) -> None:
-    """As `sweep`, with λ_target = (∂Φ_k/∂u)ᵀ λ_source, linearised where `kept`, of the window's layers, was taken.
+    """March adjoint states: as `sweep`, with λ_target = (∂Φ_k/∂u)ᵀ λ_source; `saved` is of the window's layers.
 
     Raises:
         ValueError: for tensors whose shapes, dtypes or devices do not go together.
+
+    >>> import torch
+    >>> identity = torch.zeros(2, 1, 1, 3, 3)
+    >>> identity[..., 1, 1] = 1
+    >>> lam, filters = torch.ones(3, 1, 1, 2, 2), [Filter(identity, None)]
+    >>> saved, back = linearise(torch.ones(2, 1, 1, 2, 2), filters, "relu"), Sweep(2, 1, 2, 2, reverse=True)
+    >>> adjoint_sweep(lam, saved, filters, 1.0, "relu", back)
+    >>> lam[:, 0, 0, 0, 0].tolist()
+    [4.0, 2.0, 1.0]
     """
-    check_sweep(lam_PBCYX, sweep, terms)
-    _check_no_products(terms)
-    _check_kernels(lam_PBCYX, kernels, sweep.num_layers, activation)
-    _check_kept(kept, kernels)
-    if torch.compiler.is_compiling():
-        rest = (dt, activation, integers_of(sweep), *terms.tensors()[:3])
-        operators.conv_adjoint_sweep(lam_PBCYX, kept.stacked(), *operators.split(kernels), *rest)
-    else:
-        operators.run_adjoint_sweep(lam_PBCYX, kept, kernels, dt, activation, sweep, terms)
+    check_march(lam_PBCYX, filters, activation, sweep, terms)
+    check_saved(saved, filters)
+    operators.adjoint_sweep(lam_PBCYX, saved, filters, dt, activation, sweep, terms)
 
 
 def advance(
-    u_KBCYX: Tensor, kernels: list[Kernel], dt: float, activation: str, out: Tensor, *, keep: bool = False
-) -> Kept:
-    """out = u + Δt g(K ∗ … + b).
+    u_KBCYX: Tensor, filters: list[Filter], dt: float, activation: str, out: Tensor, *, save: bool = False
+) -> Saved:
+    """Set out = u + Δt g(K ∗ … + b).
 
-    Returns what was `kept` of g, where that is asked for and costs nothing; else it is empty.
+    Returns what `linearise` would give, where it is to be saved and costs nothing; else it is empty.
+
+    Raises:
+        ValueError: for tensors whose shapes, dtypes or devices do not go together.
+
+    >>> import torch
+    >>> u, out = torch.ones(1, 1, 1, 2, 2), torch.empty(1, 1, 1, 2, 2)
+    >>> saved = advance(u, [Filter(torch.ones(1, 1, 1, 3, 3), None)], 0.5, "relu", out)
+    >>> out[0, 0, 0].tolist()
+    [[3.0, 3.0], [3.0, 3.0]]
     """
-    _check_step(u_KBCYX, kernels, activation, out)
-    if is_fused("conv_step.advance", u_KBCYX, refusal(u_KBCYX, out, *_weights(kernels))):
-        from lpgpu.kernels.conv_step import fused
-
-        fused.advance(u_KBCYX, kernels, dt, activation, out)
-        return Kept()
-    return reference.advance(u_KBCYX, kernels, dt, activation, out, keep=keep)
+    check_step(u_KBCYX, filters, activation, out=out)
+    return operators.advance(u_KBCYX, filters, dt, activation, out, save)
 
 
-def kept(u_KBCYX: Tensor, kernels: list[Kernel], activation: str) -> Kept:
-    """What the adjoint needs to know of the step at `u`."""
-    _check_step(u_KBCYX, kernels, activation)
-    if is_fused("conv_step.kept", u_KBCYX, refusal(u_KBCYX, *_weights(kernels))):
-        from lpgpu.kernels.conv_step import fused
+def linearise(u_KBCYX: Tensor, filters: list[Filter], activation: str) -> Saved:
+    """What the adjoint needs to know of the step at `u`: of each convolution g(K ∗ … + b), or its input for silu.
 
-        return Kept(fused.kept(u_KBCYX, kernels, activation))
-    return reference.kept(u_KBCYX, kernels, activation)
+    Raises:
+        ValueError: for tensors whose shapes, dtypes or devices do not go together.
+
+    >>> import torch
+    >>> saved = linearise(torch.ones(1, 1, 1, 2, 2), [Filter(torch.ones(1, 1, 1, 3, 3), None)], "relu")
+    >>> saved.stacked()[0][0, 0, 0].tolist()
+    [[4.0, 4.0], [4.0, 4.0]]
+    """
+    check_step(u_KBCYX, filters, activation)
+    return operators.linearise(u_KBCYX, filters, activation)
 
 
-def vjp(lam_KBCYX: Tensor, kept: Kept, kernels: list[Kernel], dt: float, activation: str, out: Tensor) -> None:
-    """out = (∂Φ/∂u)ᵀ λ = λ + Δt K¹ᵀ(g′ ⊙ K²ᵀ(g′ ⊙ λ))."""
-    _check_step(lam_KBCYX, kernels, activation, out)
-    _check_kept(kept, kernels)
-    if is_fused("conv_step.vjp", lam_KBCYX, refusal(lam_KBCYX, out, *_weights(kernels))):
-        from lpgpu.kernels.conv_step import fused
+def vjp(lam_KBCYX: Tensor, saved: Saved, filters: list[Filter], dt: float, activation: str, out: Tensor) -> None:
+    """Set out = (∂Φ/∂u)ᵀ λ = λ + Δt K¹ᵀ(g′ ⊙ K²ᵀ(g′ ⊙ λ)).
 
-        fused.vjp(lam_KBCYX, kept.stacked(), kernels, dt, activation, out)
-    else:
-        reference.vjp(lam_KBCYX, kept, kernels, dt, activation, out)
+    Raises:
+        ValueError: for tensors whose shapes, dtypes or devices do not go together.
+
+    >>> import torch
+    >>> filters, lam, out = [Filter(torch.ones(1, 1, 1, 3, 3), None)], *torch.ones(2, 1, 1, 1, 2, 2)
+    >>> vjp(lam, linearise(torch.ones(1, 1, 1, 2, 2), filters, "relu"), filters, 0.5, "relu", out)
+    >>> out[0, 0, 0].tolist()
+    [[3.0, 3.0], [3.0, 3.0]]
+    """
+    check_step(lam_KBCYX, filters, activation, out=out)
+    check_saved(saved, filters)
+    operators.vjp(lam_KBCYX, saved, filters, dt, activation, out)
 
 
 def parameter_gradient(
-    lam_KBCYX: Tensor, kept: Kept, u_KBCYX: Tensor, kernels: list[Kernel], dt: float, activation: str
+    lam_KBCYX: Tensor, saved: Saved, u_KBCYX: Tensor, filters: list[Filter], dt: float, activation: str
 ) -> list[tuple[Tensor, Tensor]]:
-    """Gradients of every convolution's weights [K, C, C, 3, 3] and biases [K, C], summed over the batch."""
-    _check_step(u_KBCYX, kernels, activation, lam_KBCYX)
-    _check_kept(kept, kernels)
-    if is_fused("conv_step.parameter_gradient", u_KBCYX, refusal(u_KBCYX, lam_KBCYX, *_weights(kernels))):
-        from lpgpu.kernels.conv_step import fused
+    """The gradients of every convolution's weights [K, C, C, 3, 3] and biases [K, C], summed over the batch.
 
-        return fused.parameter_gradient(lam_KBCYX, kept.stacked(), u_KBCYX, kernels, dt, activation)
-    return reference.parameter_gradient(lam_KBCYX, kept, u_KBCYX, kernels, dt, activation)
+    Raises:
+        ValueError: for tensors whose shapes, dtypes or devices do not go together.
 
-
-def _check_step(u: Tensor, kernels: list[Kernel], activation: str, other: Tensor | None = None) -> None:
-    _check_kernels(u, kernels, len(u), activation)
-    check_tensors(u, other=(other, u.shape))
-
-
-def _check_kept(kept: Kept, kernels: list[Kernel]) -> None:
-    came, expected = (len(kept.by_convolution), len(kept)), (len(kernels), len(kernels[0].w))
-    if came != expected:
-        raise ValueError(
-            f"kept is of {came[0]} convolutions × {came[1]} layers; expected {expected[0]} × {expected[1]}"
-        )
-
-
-def _check_kernels(u: Tensor, kernels: list[Kernel], layers: int, activation: str) -> None:
-    activation_named(activation)
-    if u.ndim != 5:
-        raise ValueError(f"states have shape {tuple(u.shape)}; expected [layers, images, channels, rows, columns]")
-    if not kernels:
-        raise ValueError("there are no kernels; expected one for each convolution of a step")
-    channels = u.shape[2]
-    for w, b in kernels:
-        check_tensors(u, w=(w, (layers, channels, channels, 3, 3)), b=(b, (layers, channels)))
-
-
-def _check_no_products(terms: Terms) -> None:
-    if terms.products is not None:
-        raise ValueError("products were asked for; a convolution has no closed formula for its Jacobian's diagonal")
-
-
-def _weights(kernels: list[Kernel]) -> list[Tensor]:
-    return [kernel.w for kernel in kernels]
+    >>> import torch
+    >>> filters, lam, u = [Filter(torch.ones(1, 1, 1, 3, 3), None)], *torch.ones(2, 1, 1, 1, 2, 2)
+    >>> [(dw, db)] = parameter_gradient(lam, linearise(u, filters, "relu"), u, filters, 0.5, "relu")
+    >>> db.tolist(), dw[0, 0, 0].tolist()
+    ([[2.0]], [[0.5, 1.0, 0.5], [1.0, 2.0, 1.0], [0.5, 1.0, 0.5]])
+    """
+    check_step(u_KBCYX, filters, activation, lam=lam_KBCYX)
+    check_saved(saved, filters)
+    return operators.parameter_gradient(lam_KBCYX, saved, u_KBCYX, filters, dt, activation)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from lpgpu.kernels.configuration import Configuration
-from lpgpu.kernels.conv_step import capacity
+from lpgpu.kernels.conv_step import tiles
 from lpgpu.kernels.conv_step.triton_kernels import conv_gradient_kernel, conv_step_kernel
 from lpgpu.kernels.precision import Precision
 from lpgpu.kernels.specialisation import TRITON_NAMES, specialised
@@ -27,11 +27,11 @@ def configurations() -> list[Configuration]:
 
 
 def _steps(channels: int, dtype: torch.dtype, precision: Precision) -> Iterator[Configuration]:
-    tile = capacity.step_tile(channels, dtype)
+    tile = tiles.step_tile(channels, dtype)
     for adjoint in (False, True):
         tensors: dict[str, torch.dtype | None] = {name: dtype for name in ("x", "w", "base", "out", "rhs")}
         tensors |= {"slope": dtype if adjoint else None, "b": None if adjoint else dtype}
-        tensors |= {"kept": None, "delta": None, "anchors": None}
+        tensors |= {"saved": None, "delta": None, "anchors": None}
         w_in, w_out = (1, channels) if adjoint else (channels, 1)  # as `packed` lays them out
         constants = {
             "w_in": w_in,
@@ -53,7 +53,7 @@ def _steps(channels: int, dtype: torch.dtype, precision: Precision) -> Iterator[
 
 
 def _gradient(channels: int, dtype: torch.dtype, precision: Precision) -> Configuration:
-    tile = capacity.gradient_tile(channels, dtype)
+    tile = tiles.gradient_tile(channels, dtype)
     accumulator = torch.float64 if dtype == torch.float64 else torch.float32
     tensors = {"d": dtype, "slope": dtype, "x": dtype, "dw": accumulator, "db": accumulator}
     constants = {
@@ -62,7 +62,7 @@ def _gradient(channels: int, dtype: torch.dtype, precision: Precision) -> Config
         "ROWS": tile.rows,
         "COLS": tile.cols,
         "ACTIVATION": "tanh",
-        "FROM_KEPT": False,
+        "FROM_SAVED": False,
         "PRECISION": precision,
         "STAGES": tile.stages,
     }
@@ -76,7 +76,7 @@ def _configuration(
     tensors: Mapping[str, torch.dtype | None],
     constants: dict[str, Any],
     channels: int,
-    tile: capacity.Tile | capacity.GradientTile,
+    tile: tiles.Tile | tiles.GradientTile,
 ) -> Configuration:
     width = 32  # of the images, whose channels are innermost
     of_pixels = {

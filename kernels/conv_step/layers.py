@@ -1,14 +1,14 @@
-"""What the convolutional step is made of: the convolutions of its layers, and what is kept of them for the adjoint."""
+"""What the convolutional step is made of: the convolutions of its layers, and what is saved of them for the adjoint."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, overload
+from typing import ClassVar, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
 
-class Kernel(NamedTuple):
+class Filter(NamedTuple):
     """One convolution of every layer: weights [K, C, C, 3, 3] and biases [K, C] or None."""
 
     w: Tensor
@@ -18,23 +18,23 @@ class Kernel(NamedTuple):
         """Weight [C, C, 3, 3] and bias [C] of layer k."""
         return self.w[k], None if self.b is None else self.b[k]
 
-    def layers(self, layers: slice) -> "Kernel":
+    def of_layers(self, layers: slice) -> "Filter":
         """The same convolution of some of the layers."""
-        return Kernel(self.w[layers], None if self.b is None else self.b[layers])
+        return Filter(self.w[layers], None if self.b is None else self.b[layers])
 
 
-def packed(kernels: list[Kernel]) -> list[Kernel]:
-    """The same kernels, on a GPU with the weights in the memory order [K, 3, 3, C in, C out], where they load fastest.
+def packed(filters: list[Filter]) -> list[Filter]:
+    """The same filters, on a GPU with the weights in the memory order [K, 3, 3, C in, C out], where they load fastest.
 
     A copy, to be made once for many steps; the shapes stay as they are.
     """
-    if all(kernel.w.device.type == "cpu" for kernel in kernels):
-        return kernels
-    return [Kernel(w.permute(0, 3, 4, 2, 1).contiguous().permute(0, 4, 3, 1, 2), b) for w, b in kernels]
+    if all(each.w.device.type == "cpu" for each in filters):
+        return filters
+    return [Filter(w.permute(0, 3, 4, 2, 1).contiguous().permute(0, 4, 3, 1, 2), b) for w, b in filters]
 
 
 @dataclass(frozen=True)
-class Kept:
+class Saved:
     """What the adjoint needs to know of K layers: `by_convolution[i][k]`, [B, C, Y, X], of convolution i in layer k.
 
     The fused kernels write one tensor [K, B, C, Y, X] for each convolution; the reference lists K tensors, and is
@@ -43,16 +43,31 @@ class Kept:
 
     by_convolution: Sequence[Tensor | list[Tensor]] = ()
 
+    SCHEMA: ClassVar[str] = "Tensor[]"
+
+    def as_operand(self) -> list[Tensor]:
+        """As operators of torch take it."""
+        return self.stacked()
+
+    @classmethod
+    def of_operand(cls, stacked: Sequence[Tensor]) -> "Saved":
+        """What `as_operand` gave."""
+        return cls(stacked)
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors."""
+        return [t for each in self.by_convolution for t in ([each] if isinstance(each, Tensor) else each)]
+
     def __len__(self) -> int:
         return len(self.by_convolution[0]) if self.by_convolution else 0
 
     @overload
     def __getitem__(self, k: int) -> list[Tensor]: ...
     @overload
-    def __getitem__(self, k: slice) -> "Kept": ...
-    def __getitem__(self, k: int | slice) -> "list[Tensor] | Kept":
+    def __getitem__(self, k: slice) -> "Saved": ...
+    def __getitem__(self, k: int | slice) -> "list[Tensor] | Saved":
         if isinstance(k, slice):
-            return Kept([each[k] for each in self.by_convolution])
+            return Saved([each[k] for each in self.by_convolution])
         return [each[k] for each in self.by_convolution]
 
     def stacked(self) -> list[Tensor]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lpgpu.kernels.activations import activation_named
-from lpgpu.kernels.conv_step.layers import Kept, Kernel
+from lpgpu.kernels.conv_step.layers import Filter, Saved
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms, march
 
 
@@ -21,49 +21,47 @@ def empty_states(points: int, like: Tensor) -> Tensor:
     return like.new_empty(points, images, height, width, channels).movedim(-1, 2)
 
 
-def advance(
-    u_KBCYX: Tensor, kernels: list[Kernel], dt: float, activation: str, out: Tensor, *, keep: bool = False
-) -> Kept:
-    """out = u + Δt g(K ∗ … + b); returns what was `kept` of g if asked to. `out` must not overlap `u`."""
-    everything = [[] for _ in kernels]
-    for k, u in enumerate(u_KBCYX):
-        a, kept_k = _through(u, kernels, k, activation)
-        torch.add(u, a, alpha=dt, out=out[k])
-        if keep:
-            _append(everything, kept_k)
-    return Kept(everything)
+def advance(u: Tensor, filters: list[Filter], dt: float, activation: str, out: Tensor, save: bool = False) -> Saved:
+    """out = u + Δt g(K ∗ … + b); returns what `linearise` would, if asked to `save` it. `out` must not overlap `u`."""
+    everything = [[] for _ in filters]
+    for k, u_k in enumerate(u):
+        a, saved_k = _through(u_k, filters, k, activation)
+        torch.add(u_k, a, alpha=dt, out=out[k])
+        if save:
+            _append(everything, saved_k)
+    return Saved(everything)
 
 
-def kept(u_KBCYX: Tensor, kernels: list[Kernel], activation: str) -> Kept:
+def linearise(u: Tensor, filters: list[Filter], activation: str) -> Saved:
     """What `advance` can return, without advancing."""
-    everything = [[] for _ in kernels]
-    for k, u in enumerate(u_KBCYX):
-        _append(everything, _through(u, kernels, k, activation)[1])
-    return Kept(everything)
+    everything = [[] for _ in filters]
+    for k, u_k in enumerate(u):
+        _append(everything, _through(u_k, filters, k, activation)[1])
+    return Saved(everything)
 
 
-def vjp(lam_KBCYX: Tensor, kept: Kept, kernels: list[Kernel], dt: float, activation: str, out: Tensor) -> None:
+def vjp(lam: Tensor, saved: Saved, filters: list[Filter], dt: float, activation: str, out: Tensor) -> None:
     """out = (∂Φ/∂u)ᵀ λ = λ + Δt K¹ᵀ(g′ ⊙ K²ᵀ(g′ ⊙ λ)). `out` must not overlap `lam`."""
     g = activation_named(activation)
-    for k, lam in enumerate(lam_KBCYX):
-        d = lam
-        for kernel, kept_i in zip(reversed(kernels), reversed(kept[k]), strict=True):
-            d = _transposed_convolution(g.pull_back(d, kept_i), kernel.w[k])
-        torch.add(lam, d, alpha=dt, out=out[k])
+    for k, lam_k in enumerate(lam):
+        d = lam_k
+        for each, saved_i in zip(reversed(filters), reversed(saved[k]), strict=True):
+            d = _transposed_convolution(g.pull_back(d, saved_i), each.w[k])
+        torch.add(lam_k, d, alpha=dt, out=out[k])
 
 
 def parameter_gradient(
-    lam_KBCYX: Tensor, kept: Kept, u_KBCYX: Tensor, kernels: list[Kernel], dt: float, activation: str
+    lam: Tensor, saved: Saved, u: Tensor, filters: list[Filter], dt: float, activation: str
 ) -> list[tuple[Tensor, Tensor]]:
     """Gradients of every convolution's weights [K, C, C, 3, 3] and biases [K, C], summed over the batch."""
     g = activation_named(activation)
-    gradients = [(torch.empty_like(kernel.w), kernel.w.new_empty(kernel.w.shape[:2])) for kernel in kernels]
-    for k, lam in enumerate(lam_KBCYX):
-        d = lam * dt
-        for i in reversed(range(len(kernels))):
-            d = g.pull_back(d, kept[k][i])
-            source = g.value_of_kept(kept[k][i - 1]) if i > 0 else u_KBCYX[k]
-            w = kernels[i].w[k]
+    gradients = [(torch.empty_like(each.w), each.w.new_empty(each.w.shape[:2])) for each in filters]
+    for k, lam_k in enumerate(lam):
+        d = lam_k * dt
+        for i in reversed(range(len(filters))):
+            d = g.pull_back(d, saved[k][i])
+            source = g.value_of_saved(saved[k][i - 1]) if i > 0 else u[k]
+            w = filters[i].w[k]
             dw_KCC33, db_KC = gradients[i]
             dw_KCC33[k] = torch.nn.grad.conv2d_weight(source, w.shape, d, padding=1)  # pyright: ignore
             db_KC[k] = d.sum((0, 2, 3))
@@ -73,35 +71,35 @@ def parameter_gradient(
 
 
 def sweep(
-    u_PBCYX: Tensor, kernels: list[Kernel], dt: float, activation: str, sweep: Sweep, terms: Terms = NO_TERMS
+    u: Tensor, filters: list[Filter], dt: float, activation: str, sweep: Sweep, terms: Terms = NO_TERMS
 ) -> None:  # fmt: skip
-    """March through the layers in place, one step after the other; see `kernels.sweep.march`."""
+    """March through the layers in place, one step after the other."""
 
-    def step(layers: slice, u: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
-        advance(u, [kernel.layers(layers) for kernel in kernels], dt, activation, out)
+    def phi(layers: slice, source: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
+        advance(source, [each.of_layers(layers) for each in filters], dt, activation, out)
 
-    march(sweep, step, u_PBCYX, terms)
+    march(sweep, phi, u, terms)
 
 
 def adjoint_sweep(
-    lam_PBCYX: Tensor, kept: Kept, kernels: list[Kernel], dt: float, activation: str, sweep: Sweep,
+    lam: Tensor, saved: Saved, filters: list[Filter], dt: float, activation: str, sweep: Sweep,
     terms: Terms = NO_TERMS,
 ) -> None:  # fmt: skip
     """As `sweep`, by the transposed Jacobians."""
 
-    def step(layers: slice, lam: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
-        vjp(lam, kept[layers], [kernel.layers(layers) for kernel in kernels], dt, activation, out)
+    def phi(layers: slice, source: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
+        vjp(source, saved[layers], [each.of_layers(layers) for each in filters], dt, activation, out)
 
-    march(sweep, step, lam_PBCYX, terms)
+    march(sweep, phi, lam, terms)
 
 
-def _through(u: Tensor, kernels: list[Kernel], k: int, activation: str) -> tuple[Tensor, list[Tensor]]:
-    """g(K² ∗ g(K¹ ∗ u + b¹) + b²) of layer k, and what is kept of each g."""
-    a, kept_k = u, []
-    for kernel in kernels:
-        a, kept_i = activation_named(activation).value_and_kept(F.conv2d(a, *kernel.layer(k), padding=1))
-        kept_k.append(kept_i)
-    return a, kept_k
+def _through(u: Tensor, filters: list[Filter], k: int, activation: str) -> tuple[Tensor, list[Tensor]]:
+    """g(K² ∗ g(K¹ ∗ u + b¹) + b²) of layer k, and what is saved of each g."""
+    a, saved_k = u, []
+    for each in filters:
+        a, saved_i = activation_named(activation).value_and_saved(F.conv2d(a, *each.layer(k), padding=1))
+        saved_k.append(saved_i)
+    return a, saved_k
 
 
 def _transposed_convolution(d: Tensor, w: Tensor) -> Tensor:
@@ -109,6 +107,6 @@ def _transposed_convolution(d: Tensor, w: Tensor) -> Tensor:
     return F.conv2d(d, w.flip(-2, -1).transpose(-4, -3).contiguous(), padding=1)
 
 
-def _append(everything: list[list[Tensor]], kept_k: list[Tensor]) -> None:
-    for of_convolution, kept_i in zip(everything, kept_k, strict=True):
-        of_convolution.append(kept_i)
+def _append(everything: list[list[Tensor]], saved_k: list[Tensor]) -> None:
+    for of_convolution, saved_i in zip(everything, saved_k, strict=True):
+        of_convolution.append(saved_i)

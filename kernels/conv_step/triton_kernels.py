@@ -11,7 +11,7 @@ units of ALIGN elements, so that the compiler knows what they are multiples of.
 import triton
 import triton.language as tl
 
-from lpgpu.kernels.activations_fused import kept_of, pull_back, value, value_of_kept
+from lpgpu.kernels.activations_fused import pull_back, saved_of, value, value_of_saved
 from lpgpu.kernels.products_fused import product
 
 
@@ -37,16 +37,16 @@ def taps_of(
     return dy * stride_row + dx * stride_col + n % CHANNELS * stride_channel, inside
 
 
-_LAYER_STRIDES = ["x_layer", "slope_layer", "w_layer", "b_layer", "kept_layer", "base_layer", "out_layer"]
+_LAYER_STRIDES = ["x_layer", "slope_layer", "w_layer", "b_layer", "saved_layer", "base_layer", "out_layer"]
 _LAYER_STRIDES += ["rhs_layer", "delta_layer", "anchor_layer"]
 
 
 @triton.jit(do_not_specialize=["pixels", "pixel_tiles", "height", "width", *_LAYER_STRIDES])
 def conv_step_kernel(
-    x, slope, w, b, kept, base, out, rhs, delta, anchors,
+    x, slope, w, b, saved, base, out, rhs, delta, anchors,
     dt: tl.float64,
     pixels, pixel_tiles, height, width,
-    x_layer, slope_layer, w_layer, b_layer, kept_layer, base_layer, out_layer, rhs_layer, delta_layer, anchor_layer,
+    x_layer, slope_layer, w_layer, b_layer, saved_layer, base_layer, out_layer, rhs_layer, delta_layer, anchor_layer,
     stride_image: tl.constexpr, stride_channel: tl.constexpr, stride_row: tl.constexpr, stride_col: tl.constexpr,
     w_in: tl.constexpr, w_out: tl.constexpr, w_row: tl.constexpr, w_col: tl.constexpr, b_channel: tl.constexpr,
     ALIGN: tl.constexpr,
@@ -55,8 +55,8 @@ def conv_step_kernel(
 ):  # fmt: skip
     """One tile of pixels × channels of one convolution of one layer, with what comes before and after it.
 
-    forward:  a = g(K ∗ x + b), `kept` written where given;
-    adjoint:  a = g′ ⊙ Kᵀ(g′ ⊙ x), the inner slope from `slope`, the outer from `kept`, each where given;
+    forward:  a = g(K ∗ x + b), `saved` written where given;
+    adjoint:  a = g′ ⊙ Kᵀ(g′ ⊙ x), the inner slope from `slope`, the outer from `saved`, each where given;
     then, where there is a `base` u:  out = u + Δt a + δ ⊙ (u − anchor) + right-hand side;  else out = a.
     """
     acc: tl.constexpr = tl.float64 if w.dtype.element_ty == tl.float64 else tl.float32
@@ -89,16 +89,16 @@ def conv_step_kernel(
     inside = (pixel < pixels)[:, None] & (c < CHANNELS)[None, :]
     at = at_pixel[:, None] + c[None, :] * stride_channel
     if ADJOINT:
-        if kept is not None:
-            a = pull_back(a, tl.load(kept + k * kept_layer + at, mask=inside, other=0).to(acc), ACTIVATION)
+        if saved is not None:
+            a = pull_back(a, tl.load(saved + k * saved_layer + at, mask=inside, other=0).to(acc), ACTIVATION)
     else:
         if b is not None:
             a += tl.load(b + k * b_layer + c * b_channel, mask=c < CHANNELS, other=0).to(acc)[None, :]
         z = a
         a = value(z, ACTIVATION)
-        if kept is not None:
-            kept_here = kept_of(z, a, ACTIVATION).to(kept.dtype.element_ty)
-            tl.store(kept + k * kept_layer + at, kept_here, mask=inside)
+        if saved is not None:
+            saved_here = saved_of(z, a, ACTIVATION).to(saved.dtype.element_ty)
+            tl.store(saved + k * saved_layer + at, saved_here, mask=inside)
     if base is not None:
         state = tl.load(base + k * base_layer + at, mask=inside, other=0).to(acc)
         a = state + tl.full((1, 1), dt, acc) * a
@@ -120,11 +120,11 @@ def conv_gradient_kernel(
     stride_image: tl.constexpr, stride_channel: tl.constexpr, stride_row: tl.constexpr, stride_col: tl.constexpr,
     ALIGN: tl.constexpr,
     CHANNELS: tl.constexpr, PIXELS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
-    ACTIVATION: tl.constexpr, FROM_KEPT: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    ACTIVATION: tl.constexpr, FROM_SAVED: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Δt Σ_pixels d[pixel, c] x[pixel + tap, channel] over every `splits`-th block of pixels, and Δt Σ_pixels d.
 
-    d is pulled back through g where `slope` is given; with FROM_KEPT `x` is what was kept of g, of which g is taken.
+    d is pulled back through g where `slope` is given; with FROM_SAVED `x` is what was saved of g, of which g is taken.
     `dw` is [layers, splits, C, 9 C], `db` [layers, splits, C], contiguous, in the accumulator's precision.
     """
     acc: tl.constexpr = tl.float64 if d.dtype.element_ty == tl.float64 else tl.float32
@@ -153,8 +153,8 @@ def conv_gradient_kernel(
         to, there = taps_of(n, row, col, height, width, stride_channel, stride_row, stride_col, CHANNELS, 1)
         there &= (pixel < pixels)[:, None]
         source = tl.load(x + at_pixel[:, None] + to[None, :], mask=there, other=0)
-        if FROM_KEPT:  # outside the image it is 0, and so is g of it
-            source = value_of_kept(source.to(acc), ACTIVATION).to(x.dtype.element_ty)
+        if FROM_SAVED:  # outside the image it is 0, and so is g of it
+            source = value_of_saved(source.to(acc), ACTIVATION).to(x.dtype.element_ty)
         total = product(tl.trans(d_here), source, total, PRECISION)
         bias_total += tl.sum(d_here, 0)
     step_size = tl.full((1,), dt, acc)

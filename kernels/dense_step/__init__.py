@@ -6,21 +6,18 @@ the memory order this operation is fastest in. Written tensors must not overlap 
 `dense_ode_step` is the differentiable one.
 
 `sweep` and `adjoint_sweep` march in place through many steps of all intervals; the fused kernels do so in one launch
-where the weights fit on chip (`capacity`), else in one a step. All else is one launch for all layers. Tensors that do
-not go together are a ValueError; single steps on a CPU leave it to torch to say so, as they take microseconds.
+where the weights fit on chip (`tiles`), else in one a step. All else is one launch for all layers. Tensors that do not
+go together are a ValueError; `operators` has the same functions without a check.
 """
 
-import torch
 from torch import Tensor
 
 from lpgpu.kernels.activations import activation_named
-from lpgpu.kernels.checks import check_sweep, check_tensors
+from lpgpu.kernels.checks import check_tensors
 from lpgpu.kernels.dense_step import operators, reference
+from lpgpu.kernels.dense_step.checks import check_march, check_step
 from lpgpu.kernels.dense_step.operators import dense_ode_step
-from lpgpu.kernels.dense_step.reference import empty_states, parameter_gradient
-from lpgpu.kernels.dispatch import is_fused
-from lpgpu.kernels.layout import refusal
-from lpgpu.kernels.packing import integers_of
+from lpgpu.kernels.dense_step.reference import empty_states
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 
 __all__ = [
@@ -29,7 +26,7 @@ __all__ = [
     "dense_ode_step",
     "diagonal",
     "empty_states",
-    "kept",
+    "linearise",
     "parameter_gradient",
     "sweep",
     "vjp",
@@ -51,30 +48,41 @@ def sweep(
 
     Raises:
         ValueError: for tensors whose shapes, dtypes or devices do not go together.
+
+    >>> import torch
+    >>> u, w = torch.ones(4, 1, 2), torch.eye(2).expand(3, 2, 2)
+    >>> sweep(u, w, None, 1.0, "identity", Sweep(num_layers=3, first=0, interval=3, steps=3))
+    >>> u[:, 0, 0].tolist()
+    [1.0, 2.0, 4.0, 8.0]
     """
-    _check_sweep(u_PBH, w_LHH, b_LH, activation, sweep, terms)
-    run = operators.dense_sweep if torch.compiler.is_compiling() else operators.run_sweep
-    run(u_PBH, w_LHH, b_LH, dt, activation, integers_of(sweep), *terms.tensors())
+    check_march(u_PBH, w_LHH, b_LH, activation, sweep, terms)
+    operators.sweep(u_PBH, w_LHH, b_LH, dt, activation, sweep, terms)
 
 
 def adjoint_sweep(
     lam_PBH: Tensor,
-    kept_LBH: Tensor,
+    saved_LBH: Tensor,
     w_LHH: Tensor,
     dt: float,
     activation: str,
     sweep: Sweep,
     terms: Terms = NO_TERMS,
 ) -> None:
-    """As `sweep`, with λ_target = (∂Φ_k/∂u)ᵀ λ_source, linearised where `kept` was taken.
+    """March adjoint states: as `sweep`, with λ_target = (∂Φ_k/∂u)ᵀ λ_source. `saved` is what `linearise` gave.
 
     Raises:
         ValueError: for tensors whose shapes, dtypes or devices do not go together.
+
+    >>> import torch
+    >>> w, back = torch.eye(2).expand(3, 2, 2), Sweep(num_layers=3, first=2, interval=3, steps=3, reverse=True)
+    >>> lam, saved = torch.ones(4, 1, 2), linearise(torch.ones(3, 1, 2), w, None, "identity")
+    >>> adjoint_sweep(lam, saved, w, 1.0, "identity", back)
+    >>> lam[:, 0, 0].tolist()
+    [8.0, 4.0, 2.0, 1.0]
     """
-    _check_sweep(lam_PBH, w_LHH, None, activation, sweep, terms)
-    check_tensors(lam_PBH, kept=(kept_LBH, (sweep.num_layers, *lam_PBH.shape[1:])))
-    run = operators.dense_adjoint_sweep if torch.compiler.is_compiling() else operators.run_adjoint_sweep
-    run(lam_PBH, kept_LBH, w_LHH, dt, activation, integers_of(sweep), *terms.tensors())
+    check_march(lam_PBH, w_LHH, None, activation, sweep, terms)
+    check_tensors(lam_PBH, saved=(saved_LBH, (sweep.num_layers, *lam_PBH.shape[1:])))
+    operators.adjoint_sweep(lam_PBH, saved_LBH, w_LHH, dt, activation, sweep, terms)
 
 
 def advance(
@@ -84,72 +92,85 @@ def advance(
     dt: float,
     activation: str,
     out: Tensor,
-    *,
     diagonal: Tensor | None = None,
 ) -> Tensor | None:
-    """out = u + Δt g(W u + b), and diagonal = diag(∂Φ/∂u) where asked for.
+    """Set out = u + Δt g(W u + b), and diagonal = diag(∂Φ/∂u) where it is given.
 
-    Returns what was `kept` of g, where that costs nothing: the reference does, the fused kernel returns None.
+    Returns what `linearise` would give, where that costs nothing: the reference does, the fused kernel returns None.
+
+    Raises:
+        ValueError: for tensors whose shapes, dtypes or devices do not go together.
+
+    >>> import torch
+    >>> u, out = torch.ones(1, 1, 2), torch.empty(1, 1, 2)
+    >>> saved = advance(u, torch.eye(2)[None], None, 0.5, "relu", out)
+    >>> out.tolist()
+    [[[1.5, 1.5]]]
     """
-    if is_fused("dense_step.advance", u_KBH, refusal(u_KBH, w_KHH, out, diagonal)):
-        from lpgpu.kernels.dense_step import fused
-
-        _check_step(u_KBH, w_KHH, b_KH, activation, out, diagonal)
-        fused.step(u_KBH, out, w_KHH, b_KH, dt, activation, diagonal_KBH=diagonal)
-        return None
-    kept_KBH = reference.advance(u_KBH, w_KHH, b_KH, dt, activation, out)
-    if diagonal is not None:
-        reference.diagonal(kept_KBH, w_KHH, dt, activation, diagonal)
-    return kept_KBH
+    check_step(u_KBH, w_KHH, b_KH, activation, out=out, diagonal=diagonal)
+    return operators.advance(u_KBH, w_KHH, b_KH, dt, activation, out, diagonal)
 
 
-def kept(u_KBH: Tensor, w_KHH: Tensor, b_KH: Tensor | None, activation: str) -> Tensor:
-    """What the adjoint needs to know of the step at `u`: [K, B, H]."""
-    if is_fused("dense_step.kept", u_KBH, refusal(u_KBH, w_KHH)):
-        from lpgpu.kernels.dense_step import fused
+def linearise(u_KBH: Tensor, w_KHH: Tensor, b_KH: Tensor | None, activation: str) -> Tensor:
+    """What the adjoint needs to know of the step at `u`, [K, B, H]: g(W u + b), or its input for silu.
 
-        _check_step(u_KBH, w_KHH, b_KH, activation)
-        kept_KBH = fused.empty_kept(u_KBH)
-        fused.step(u_KBH, None, w_KHH, b_KH, 0.0, activation, kept_KBH=kept_KBH)
-        return kept_KBH
-    return reference.kept(u_KBH, w_KHH, b_KH, activation)
+    Raises:
+        ValueError: for tensors whose shapes, dtypes or devices do not go together.
 
-
-def vjp(lam_KBH: Tensor, kept_KBH: Tensor, w_KHH: Tensor, dt: float, activation: str, out: Tensor) -> None:
-    """out = (∂Φ/∂u)ᵀ λ = λ + Δt Wᵀ(g′ ⊙ λ)."""
-    if is_fused("dense_step.vjp", lam_KBH, refusal(lam_KBH, kept_KBH, w_KHH, out)):
-        from lpgpu.kernels.dense_step import fused
-
-        _check_step(lam_KBH, w_KHH, None, activation, out, kept_KBH)
-        fused.step(lam_KBH, out, w_KHH, None, dt, activation, kept_KBH=kept_KBH, adjoint=True)
-        return
-    reference.vjp(lam_KBH, kept_KBH, w_KHH, dt, activation, out)
+    >>> import torch
+    >>> linearise(torch.ones(1, 1, 2), 3 * torch.eye(2)[None], None, "relu").tolist()
+    [[[3.0, 3.0]]]
+    """
+    check_step(u_KBH, w_KHH, b_KH, activation)
+    return operators.linearise(u_KBH, w_KHH, b_KH, activation)
 
 
-def diagonal(kept_KBH: Tensor, w_KHH: Tensor, dt: float, activation: str, out: Tensor) -> None:
-    """out = diag(∂Φ/∂u) = 1 + Δt g′ ⊙ diag W, for every batch row."""
-    if is_fused("dense_step.diagonal", kept_KBH, refusal(kept_KBH, w_KHH, out)):
-        from lpgpu.kernels.dense_step import fused
+def vjp(lam_KBH: Tensor, saved_KBH: Tensor, w_KHH: Tensor, dt: float, activation: str, out: Tensor) -> None:
+    """Set out = (∂Φ/∂u)ᵀ λ = λ + Δt Wᵀ(g′ ⊙ λ).
 
-        _check_step(kept_KBH, w_KHH, None, activation, out)
-        # The states go unread where there is nothing but a diagonal to write.
-        fused.step(kept_KBH, None, w_KHH, None, dt, activation, kept_KBH=kept_KBH, diagonal_KBH=out, adjoint=True)
-        return
-    reference.diagonal(kept_KBH, w_KHH, dt, activation, out)
+    Raises:
+        ValueError: for tensors whose shapes, dtypes or devices do not go together.
+
+    >>> import torch
+    >>> w, lam, out = 3 * torch.eye(2)[None], torch.ones(1, 1, 2), torch.empty(1, 1, 2)
+    >>> vjp(lam, linearise(torch.ones(1, 1, 2), w, None, "relu"), w, 0.5, "relu", out)
+    >>> out.tolist()
+    [[[2.5, 2.5]]]
+    """
+    check_step(lam_KBH, w_KHH, None, activation, saved=saved_KBH, out=out)
+    operators.vjp(lam_KBH, saved_KBH, w_KHH, dt, activation, out)
 
 
-def _check_step(
-    u: Tensor, w: Tensor, b: Tensor | None, activation: str, out: Tensor | None = None, other: Tensor | None = None
-) -> None:
-    if u.ndim != 3:
-        raise ValueError(f"states have shape {tuple(u.shape)}; expected [layers, batch, width]")
+def diagonal(saved_KBH: Tensor, w_KHH: Tensor, dt: float, activation: str, out: Tensor) -> None:
+    """Set out = diag(∂Φ/∂u) = 1 + Δt g′ ⊙ diag W, for every batch row.
+
+    Raises:
+        ValueError: for tensors whose shapes, dtypes or devices do not go together.
+
+    >>> import torch
+    >>> w, out = 3 * torch.eye(2)[None], torch.empty(1, 1, 2)
+    >>> diagonal(linearise(torch.ones(1, 1, 2), w, None, "relu"), w, 0.5, "relu", out)
+    >>> out.tolist()
+    [[[2.5, 2.5]]]
+    """
+    check_step(saved_KBH, w_KHH, None, activation, out=out)
+    operators.diagonal(saved_KBH, w_KHH, dt, activation, out)
+
+
+def parameter_gradient(
+    lam_KBH: Tensor, saved_KBH: Tensor, u_KBH: Tensor, dt: float, activation: str
+) -> tuple[Tensor, Tensor]:
+    """(∂Φ/∂W)ᵀ λ [K, H, H] and (∂Φ/∂b)ᵀ λ [K, H], summed over the batch.
+
+    Raises:
+        ValueError: for tensors whose shapes, dtypes or devices do not go together.
+
+    >>> import torch
+    >>> u, lam, w = torch.ones(1, 4, 2), torch.ones(1, 4, 2), torch.eye(2)[None]
+    >>> dw, db = parameter_gradient(lam, linearise(u, w, None, "relu"), u, 0.5, "relu")
+    >>> dw.tolist(), db.tolist()
+    ([[[2.0, 2.0], [2.0, 2.0]]], [[2.0, 2.0]])
+    """
     activation_named(activation)
-    layers, _, width = state = u.shape
-    check_tensors(
-        u, w=(w, (layers, width, width)), b=(b, (layers, width)), out=(out, state), other=(other, state)
-    )  # fmt: skip
-
-
-def _check_sweep(u: Tensor, w: Tensor, b: Tensor | None, activation: str, sweep: Sweep, terms: Terms) -> None:
-    check_sweep(u, sweep, terms)
-    _check_step(u[1:], w, b, activation)
+    check_tensors(lam_KBH, saved=(saved_KBH, lam_KBH.shape), u=(u_KBH, lam_KBH.shape))
+    return reference.parameter_gradient(lam_KBH, saved_KBH, u_KBH, dt, activation)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 
 from lpgpu.kernels.configuration import Configuration
-from lpgpu.kernels.dense_step import capacity
+from lpgpu.kernels.dense_step import tiles
 from lpgpu.kernels.dense_step.triton_kernels import dense_step_kernel, dense_sweep_kernel
 from lpgpu.kernels.precision import Precision
 from lpgpu.kernels.specialisation import TRITON_NAMES, specialised
@@ -41,22 +41,22 @@ def _resident() -> Iterator[Configuration]:
             yield from _sweeps(width, dtype, precision, tile, archs)
 
 
-def _tiles_by_archs(width: int, dtype: torch.dtype) -> Iterator[tuple[capacity.Tile, tuple[int, ...]]]:
+def _tiles_by_archs(width: int, dtype: torch.dtype) -> Iterator[tuple[tiles.Tile, tuple[int, ...]]]:
     """Each tile of the resident sweep, with the architectures that take it: sm_86 only where its own is another."""
-    tiles = {arch: capacity.resident_tile(width, 1 << 20, dtype, arch) for arch in (80, 86, 90)}
-    for tile in dict.fromkeys(tiles.values()):
-        archs = tuple(arch for arch, of_arch in tiles.items() if of_arch == tile)
+    by_arch = {arch: tiles.resident_tile(width, 1 << 20, dtype, arch) for arch in (80, 86, 90)}
+    for tile in dict.fromkeys(by_arch.values()):
+        archs = tuple(arch for arch, of_arch in by_arch.items() if of_arch == tile)
         if tile is not None:
             yield tile, tuple(arch for arch in archs if arch != 86) or archs
 
 
 def _sweeps(
-    width: int, dtype: torch.dtype, precision: Precision, tile: capacity.Tile, archs: tuple[int, ...]
+    width: int, dtype: torch.dtype, precision: Precision, tile: tiles.Tile, archs: tuple[int, ...]
 ) -> Iterator[Configuration]:
     """Forward and adjoint, with a right-hand side; and with every correction, which takes the most memory."""
     for adjoint, full in ((False, False), (True, False), (False, True), (True, True)):
-        absent = [*(() if full else ("delta", "anchors", "products")), "b" if adjoint else "kept"]
-        names = ("u", "w", "b", "kept", "rhs", "delta", "anchors", "products")
+        absent = [*(() if full else ("delta", "anchors", "products")), "b" if adjoint else "saved"]
+        names = ("u", "w", "b", "saved", "rhs", "delta", "anchors", "products")
         constants = {
             **_strides(width, adjoint=adjoint),
             "WIDTH": width,
@@ -82,14 +82,14 @@ def _sweeps(
 
 def _tiled() -> Iterator[Configuration]:
     for width, dtype, precision in _TILED:
-        tile = capacity.step_tile(width, dtype)
+        tile = tiles.step_tile(width, dtype)
         for adjoint in (False, True):
             tensors = {
                 "x": dtype,
                 "out": dtype,
                 "w": dtype,
                 "b": None if adjoint else dtype,
-                "kept": dtype if adjoint else None,
+                "saved": dtype if adjoint else None,
                 "rhs": dtype,
                 "delta": None,
                 "anchors": None,

@@ -3,114 +3,125 @@
 import torch
 from torch import Tensor
 
-from lpgpu.kernels.dense_step import capacity
-from lpgpu.kernels.dense_step.configurations import configurations
+from lpgpu.kernels.dense_step import tiles
 from lpgpu.kernels.dense_step.triton_kernels import dense_step_kernel, dense_sweep_kernel
 from lpgpu.kernels.devices import arch_of
-from lpgpu.kernels.dispatch import launch
-from lpgpu.kernels.layout import aligned_layer_strides, empty_ordered_like, ordered_like, written_like
+from lpgpu.kernels.launch import Launch, Operands, launch
+from lpgpu.kernels.layout import (
+    aligned_layer_strides,
+    empty_ordered_like,
+    ordered_like,
+    writable_like,
+    write_back,
+)
 from lpgpu.kernels.precision import dot_precision
-from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
-
-__all__ = ["configurations", "empty_kept", "step", "sweep"]
+from lpgpu.kernels.sweep import Sweep, Terms
 
 
 def sweep(
-    u_PBH: Tensor, w_LHH: Tensor, b_LH: Tensor | None, dt: float, activation: str, sweep: Sweep,
-    terms: Terms = NO_TERMS, *, kept_LBH: Tensor | None = None,
+    u: Tensor, w: Tensor, b: Tensor | None, dt: float, activation: str, sweep: Sweep, terms: Terms
 ) -> None:  # fmt: skip
-    """Forward, or where `kept_LBH` is given the adjoint. One launch where the weights fit on chip, else one a step."""
-    if not u_PBH.numel():
-        return
-    kept, g, delta, anchors = (None if t is None else ordered_like(t, u_PBH) for t in (kept_LBH, *terms.tensors()[:3]))
-    tile = capacity.resident_tile(u_PBH.shape[-1], u_PBH.shape[1], u_PBH.dtype, arch_of(u_PBH.device))
-    with written_like(terms.products, u_PBH) as written:
-        if written is not None and (tile is None or len(written) > sweep.num_intervals):
-            written.fill_(1)
-        tensors = (u_PBH, w_LHH, b_LH, kept, g, delta, anchors, written)
-        if tile is not None:
-            _resident(*tensors, dt, activation, sweep, tile)
-        else:
-            _step_by_step(*tensors, dt, activation, sweep)
+    """In one launch where the weights fit on chip, else in one a step."""
+    _march(u, w, b, None, dt, activation, sweep, terms)
 
 
-def step(
-    x_KBH: Tensor, out_KBH: Tensor | None, w_KHH: Tensor, b_KH: Tensor | None, dt: float, activation: str, *,
-    kept_KBH: Tensor | None = None, diagonal_KBH: Tensor | None = None, adjoint: bool = False,
+def adjoint_sweep(
+    lam: Tensor, saved: Tensor, w: Tensor, dt: float, activation: str, sweep: Sweep, terms: Terms
+) -> None:
+    """In one launch where the weights fit on chip, else in one a step."""
+    _march(lam, w, None, saved, dt, activation, sweep, terms)
+
+
+def advance(
+    u: Tensor, w: Tensor, b: Tensor | None, dt: float, activation: str, out: Tensor, diagonal: Tensor | None
+) -> None:
+    """In one launch for all layers; nothing is left for the adjoint."""
+    written = writable_like(diagonal, out)
+    operands = (ordered_like(u, out), out, w, b, None, None, None, None, written)
+    launch(_step, operands, (activation, False, False, dot_precision(u.dtype)), (dt,))
+    write_back(diagonal, written)
+
+
+def linearise(u: Tensor, w: Tensor, b: Tensor | None, activation: str) -> Tensor:
+    """In one launch; in the order of the states, without the gaps between layers."""
+    saved = torch.empty_like(u) if 0 in u.stride() else empty_ordered_like(len(u), u)
+    operands = (ordered_like(u, saved), None, w, b, saved, None, None, None, None)
+    launch(_step, operands, (activation, False, False, dot_precision(u.dtype)), (0.0,))
+    return saved
+
+
+def vjp(lam: Tensor, saved: Tensor, w: Tensor, dt: float, activation: str, out: Tensor) -> None:
+    """In one launch for all layers."""
+    operands = (ordered_like(lam, out), out, w, None, ordered_like(saved, out), None, None, None, None)
+    launch(_step, operands, (activation, True, False, dot_precision(lam.dtype)), (dt,))
+
+
+def diagonal(saved: Tensor, w: Tensor, dt: float, activation: str, out: Tensor) -> None:
+    """In one launch for all layers. `saved` stands for the states, which are not read."""
+    written = writable_like(out, saved)
+    operands = (saved, None, w, None, saved, None, None, None, written)
+    launch(_step, operands, (activation, True, False, dot_precision(saved.dtype)), (dt,))
+    write_back(out, written)
+
+
+def _march(
+    u: Tensor, w: Tensor, b: Tensor | None, saved: Tensor | None, dt: float, activation: str, sweep: Sweep, terms: Terms
 ) -> None:  # fmt: skip
-    """All K layers in one launch; see `dense_step_kernel` for what is read and what is written."""
-    if not x_KBH.numel():
+    """Forward, or where something was `saved` the adjoint."""
+    if not u.numel():
         return
-    like = next(t for t in (out_KBH, kept_KBH, diagonal_KBH) if t is not None)
-    kept = kept_KBH
-    if adjoint and kept is not None:
-        kept = ordered_like(kept, like)
-    with written_like(None if adjoint else kept, like) as written, written_like(diagonal_KBH, like) as diagonal:
-        tensors = (out_KBH, w_KHH, b_KH, kept if adjoint else written, None, None, None, diagonal)
-        _tiled(ordered_like(x_KBH, like), *tensors, dt, activation, adjoint=adjoint)
+    saved, g, delta, anchors = (None if t is None else ordered_like(t, u) for t in (saved, *terms.tensors()[:3]))
+    tile = tiles.resident_tile(u.shape[-1], u.shape[1], u.dtype, arch_of(u.device))
+    products = writable_like(terms.products, u)
+    if products is not None and (tile is None or len(products) > sweep.num_intervals):
+        products.fill_(1)
+    adjoint, precision = saved is not None, dot_precision(u.dtype)
+    if tile is not None:
+        operands = (u, w, b, saved, g, delta, anchors, products)
+        launch(_resident, operands, (sweep, activation, adjoint, precision, tile), (dt,))
+    else:
+        ordered = Terms(g, delta, anchors, products)
+        for step in sweep.marched():
+            bias, saved_here = (None if t is None else t[step.layers] for t in (b, saved))
+            operands = (u[step.sources], u[step.targets], w[step.layers], bias, saved_here, *ordered.at(step).tensors())
+            launch(_step, operands, (activation, adjoint, True, precision), (dt,))
+    write_back(terms.products, products)
 
 
 def _resident(
-    u: Tensor, w: Tensor, b: Tensor | None, kept: Tensor | None, g: Tensor | None, delta: Tensor | None,
-    anchors: Tensor | None, products: Tensor | None, dt: float, activation: str, sweep: Sweep, tile: capacity.Tile,
-) -> None:  # fmt: skip
+    operands: Operands, sweep: Sweep, activation: str, adjoint: bool, precision: str, tile: tiles.Tile
+) -> Launch:  # fmt: skip
+    u, w, b = operands[:3]
     _, batch, width = u.shape
-    tiles = -(-batch // tile.rows)
-    tensors = (u, w, b, kept, g, delta, anchors, products)
-    layer_strides, align = aligned_layer_strides(*tensors)
-    # fmt: off
-    launch(
-        dense_sweep_kernel, (tiles * sweep.num_intervals,), *tensors, dt,
-        batch, tiles, sweep.num_layers, sweep.first, sweep.interval, sweep.steps,
-        *layer_strides, *_inner_strides(u, w, b, adjoint=kept is not None), align,
-        WIDTH=width, ROWS=tile.rows, COLS=tile.cols, ACTIVATION=activation, ADJOINT=kept is not None,
-        REVERSE=sweep.reverse, PRECISION=dot_precision(u.dtype), STAGES=tile.stages, num_warps=tile.warps,
-        num_stages=tile.stages,
-    )
-    # fmt: on
+    row_tiles = -(-batch // tile.rows)
+    layer_strides, align = aligned_layer_strides(*operands)
+    sizes = (batch, row_tiles, sweep.num_layers, sweep.first, sweep.interval, sweep.steps)
+    options = {
+        "WIDTH": width, "ROWS": tile.rows, "COLS": tile.cols, "ACTIVATION": activation, "ADJOINT": adjoint,
+        "REVERSE": sweep.reverse, "PRECISION": precision, "STAGES": tile.stages,
+        "num_warps": tile.warps, "num_stages": tile.stages,
+    }  # fmt: skip
+    numbers = (*sizes, *layer_strides, *_inner_strides(u, w, b, adjoint=adjoint), align)
+    return Launch(dense_sweep_kernel, (row_tiles * sweep.num_intervals,), numbers, options)
 
 
-def _step_by_step(
-    u: Tensor, w: Tensor, b: Tensor | None, kept: Tensor | None, g: Tensor | None, delta: Tensor | None,
-    anchors: Tensor | None, products: Tensor | None, dt: float, activation: str, sweep: Sweep,
-) -> None:  # fmt: skip
-    for layers, sources, targets in sweep.marched():
-        bias, kept_here, delta_here, anchors_here = (_at(t, layers) for t in (b, kept, delta, anchors))
-        tensors = (u[sources], u[targets], w[layers], bias, kept_here, _at(g, targets), delta_here, anchors_here)
-        _tiled(*tensors, products, dt, activation, adjoint=kept is not None, multiply=True)
-
-
-def _at(t: Tensor | None, where: slice) -> Tensor | None:
-    return None if t is None else t[where]
-
-
-def _tiled(
-    x: Tensor, out: Tensor | None, w: Tensor, b: Tensor | None, kept: Tensor | None, g: Tensor | None,
-    delta: Tensor | None, anchors: Tensor | None, diagonal: Tensor | None, dt: float, activation: str, *,
-    adjoint: bool, multiply: bool = False,
-) -> None:  # fmt: skip
+def _step(operands: Operands, activation: str, adjoint: bool, multiply: bool, precision: str) -> Launch:
+    """All K layers in one launch; see `dense_step_kernel` for what is read and what is written."""
+    x, _, w, b = operands[:4]
     layers, batch, width = x.shape
-    tile = capacity.step_tile(width, x.dtype)
+    tile = tiles.step_tile(width, x.dtype)
     row_tiles, col_tiles = -(-batch // tile.rows), -(-width // tile.cols)
-    tensors = (x, out, w, b, kept, g, delta, anchors, diagonal)
-    layer_strides, align = aligned_layer_strides(*tensors)
-    # fmt: off
-    launch(
-        dense_step_kernel, (layers * row_tiles * col_tiles,), *tensors, dt,
-        batch, row_tiles, *layer_strides, *_inner_strides(x, w, b, adjoint=adjoint), align,
-        WIDTH=width, ROWS=tile.rows, COLS=tile.cols, SUMMED=tile.summed, ACTIVATION=activation, ADJOINT=adjoint,
-        MULTIPLY=multiply, PRECISION=dot_precision(x.dtype), STAGES=tile.stages, num_warps=tile.warps,
-        num_stages=tile.stages,
-    )
-    # fmt: on
+    layer_strides, align = aligned_layer_strides(*operands)
+    options = {
+        "WIDTH": width, "ROWS": tile.rows, "COLS": tile.cols, "SUMMED": tile.summed, "ACTIVATION": activation,
+        "ADJOINT": adjoint, "MULTIPLY": multiply, "PRECISION": precision, "STAGES": tile.stages,
+        "num_warps": tile.warps, "num_stages": tile.stages,
+    }  # fmt: skip
+    numbers = (batch, row_tiles, *layer_strides, *_inner_strides(x, w, b, adjoint=adjoint), align)
+    return Launch(dense_step_kernel, (layers * row_tiles * col_tiles,), numbers, options)
 
 
 def _inner_strides(u: Tensor, w: Tensor, b: Tensor | None, *, adjoint: bool) -> tuple[int, ...]:
     """Of a row and a unit, of the index of W summed over and the one left, and of the bias."""
     summed, left = (w.stride(1), w.stride(2)) if adjoint else (w.stride(2), w.stride(1))
     return u.stride(1), u.stride(2), summed, left, 0 if b is None else b.stride(1)
-
-
-def empty_kept(u_KBH: Tensor) -> Tensor:
-    """What `kept` is written to: in the order of the states, without the gaps between layers."""
-    return torch.empty_like(u_KBH) if 0 in u_KBH.stride() else empty_ordered_like(len(u_KBH), u_KBH)

@@ -1,73 +1,19 @@
-"""The dense ODE step as operators of torch: sweeps that mutate, and the step as a differentiable function.
-
-Shapes as in the package. Geometry: a `Sweep` in integers (`kernels.packing`).
-"""
+"""The functions of the dense ODE step, unchecked, and its differentiable form; see the package."""
 
 import torch
 from torch import Tensor
 from torch.library import custom_op
 
 from lpgpu.kernels.dense_step import reference
-from lpgpu.kernels.dispatch import is_fused
-from lpgpu.kernels.layout import refusal
-from lpgpu.kernels.packing import sweep_of
-from lpgpu.kernels.sweep import Terms
+from lpgpu.kernels.dense_step.checks import check_step
+from lpgpu.kernels.operation import Operation, once_differentiable
 
-
-def run_sweep(
-    u: Tensor,
-    w: Tensor,
-    b: Tensor | None,
-    dt: float,
-    activation: str,
-    geometry: list[int],
-    g: Tensor | None,
-    delta: Tensor | None,
-    anchors: Tensor | None,
-    products: Tensor | None,
-) -> None:
-    """By the backend that these tensors take."""
-    sweep, terms = sweep_of(geometry), Terms(g, delta, anchors, products)
-    if is_fused("dense_step.sweep", u, refusal(u, w, g, delta, anchors)):
-        from lpgpu.kernels.dense_step import fused
-
-        fused.sweep(u, w, b, dt, activation, sweep, terms)
-    else:
-        reference.sweep(u, w, b, dt, activation, sweep, terms)
-
-
-def run_adjoint_sweep(
-    lam: Tensor,
-    kept: Tensor,
-    w: Tensor,
-    dt: float,
-    activation: str,
-    geometry: list[int],
-    g: Tensor | None,
-    delta: Tensor | None,
-    anchors: Tensor | None,
-    products: Tensor | None,
-) -> None:
-    """By the backend that these tensors take."""
-    sweep, terms = sweep_of(geometry), Terms(g, delta, anchors, products)
-    if is_fused("dense_step.adjoint_sweep", lam, refusal(lam, kept, w, g, delta, anchors)):
-        from lpgpu.kernels.dense_step import fused
-
-        fused.sweep(lam, w, None, dt, activation, sweep, terms, kept_LBH=kept)
-    else:
-        reference.adjoint_sweep(lam, kept, w, dt, activation, sweep, terms)
-
-
-dense_sweep = custom_op("lpgpu::dense_sweep", run_sweep, mutates_args=("u", "products"))
-dense_adjoint_sweep = custom_op("lpgpu::dense_adjoint_sweep", run_adjoint_sweep, mutates_args=("lam", "products"))
-
-
-@dense_sweep.register_fake
-def _(u, w, b, dt, activation, geometry, g, delta, anchors, products) -> None: ...
-
-
-@dense_adjoint_sweep.register_fake
-def _(lam, kept, w, dt, activation, geometry, g, delta, anchors, products) -> None: ...
+sweep = Operation(reference.sweep, mutates=("u", "products"))
+adjoint_sweep = Operation(reference.adjoint_sweep, mutates=("lam", "products"))
+advance = Operation(reference.advance)
+linearise = Operation(reference.linearise)
+vjp = Operation(reference.vjp)
+diagonal = Operation(reference.diagonal)
 
 
 @custom_op("lpgpu::dense_ode_step", mutates_args=())
@@ -76,11 +22,15 @@ def dense_ode_step(u: Tensor, w: Tensor, b: Tensor | None, dt: float, activation
 
     Raises:
         ValueError: for tensors whose shapes, dtypes or devices do not go together, or an unknown activation.
-    """
-    from lpgpu.kernels import dense_step
 
+    >>> u, w = torch.ones(1, 2, 3), torch.zeros(1, 3, 3, requires_grad=True)
+    >>> dense_ode_step(u, w, None, 0.5, "tanh").sum().backward()
+    >>> w.grad.flatten().tolist()
+    [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    """
+    check_step(u, w, b, activation)
     out = torch.empty_like(u)
-    dense_step.advance(u, w, b, dt, activation, out)
+    advance(u, w, b, dt, activation, out, None)
     return out
 
 
@@ -88,11 +38,9 @@ def dense_ode_step(u: Tensor, w: Tensor, b: Tensor | None, dt: float, activation
 def _backward(
     lam: Tensor, u: Tensor, w: Tensor, b: Tensor | None, dt: float, activation: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    from lpgpu.kernels import dense_step
-
-    kept, du = dense_step.kept(u, w, b, activation), torch.empty_like(u)
-    dense_step.vjp(lam, kept, w, dt, activation, du)
-    return du, *dense_step.parameter_gradient(lam, kept, u, dt, activation)
+    saved, du = linearise(u, w, b, activation), torch.empty_like(u)
+    vjp(lam, saved, w, dt, activation, du)
+    return du, *reference.parameter_gradient(lam, saved, u, dt, activation)
 
 
 @dense_ode_step.register_fake
@@ -105,23 +53,9 @@ def _(lam, u, w, b, dt, activation) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(u), w.new_empty(w.shape), w.new_empty(w.shape[:2])
 
 
-def _save(ctx, inputs, output) -> None:
-    u, w, b, ctx.dt, ctx.activation = inputs
-    ctx.save_for_backward(u, w, b)
+def _in_order(inputs: list, gradients: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
+    du, dw, db = gradients
+    return du, dw, None if inputs[2] is None else db, None, None
 
 
-def _differentiate(ctx, lam: Tensor):
-    u, w, b = ctx.saved_tensors
-    du, dw, db = _backward(lam, u, w, b, ctx.dt, ctx.activation)
-    return du, dw, None if b is None else db, None, None
-
-
-def _refuse_to_differentiate(ctx, *gradients: Tensor):
-    raise RuntimeError(
-        "dense_ode_step can be differentiated once only: write the step in plain PyTorch where a second derivative is "
-        "wanted"
-    )
-
-
-dense_ode_step.register_autograd(_differentiate, setup_context=_save)
-_backward.register_autograd(_refuse_to_differentiate)
+once_differentiable(dense_ode_step, _backward, _in_order)

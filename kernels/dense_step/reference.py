@@ -19,36 +19,38 @@ def empty_states(points: int, like: Tensor) -> Tensor:
     return like.new_empty(points, batch, width)
 
 
-def advance(u_KBH: Tensor, w_KHH: Tensor, b_KH: Tensor | None, dt: float, activation: str, out: Tensor) -> Tensor:
-    """out = u + Δt g(W u + b); returns what was `kept` of g. `out` must not overlap `u`."""
-    a_KBH, kept_KBH = activation_named(activation).value_and_kept(_product(u_KBH, w_KHH, b_KH))
-    torch.add(u_KBH, a_KBH, alpha=dt, out=out)
-    return kept_KBH
+def advance(
+    u: Tensor, w: Tensor, b: Tensor | None, dt: float, activation: str, out: Tensor, diagonal_out: Tensor | None = None
+) -> Tensor | None:
+    """out = u + Δt g(W u + b); returns what was saved of g. `out` must not overlap `u`."""
+    a_KBH, saved_KBH = activation_named(activation).value_and_saved(_product(u, w, b))
+    torch.add(u, a_KBH, alpha=dt, out=out)
+    if diagonal_out is not None:
+        diagonal(saved_KBH, w, dt, activation, diagonal_out)
+    return saved_KBH
 
 
-def kept(u_KBH: Tensor, w_KHH: Tensor, b_KH: Tensor | None, activation: str) -> Tensor:
+def linearise(u: Tensor, w: Tensor, b: Tensor | None, activation: str) -> Tensor:
     """What `advance` returns, without advancing."""
-    return activation_named(activation).value_and_kept(_product(u_KBH, w_KHH, b_KH))[1]
+    return activation_named(activation).value_and_saved(_product(u, w, b))[1]
 
 
-def vjp(lam_KBH: Tensor, kept_KBH: Tensor, w_KHH: Tensor, dt: float, activation: str, out: Tensor) -> None:
+def vjp(lam: Tensor, saved: Tensor, w: Tensor, dt: float, activation: str, out: Tensor) -> None:
     """out = (∂Φ/∂u)ᵀ λ = λ + Δt Wᵀ(g′ ⊙ λ). `out` must not overlap `lam`."""
-    d_KBH = activation_named(activation).pull_back(lam_KBH, kept_KBH)
-    torch.add(lam_KBH, _product(d_KBH, w_KHH.transpose(1, 2)), alpha=dt, out=out)
+    d_KBH = activation_named(activation).pull_back(lam, saved)
+    torch.add(lam, _product(d_KBH, w.transpose(1, 2)), alpha=dt, out=out)
 
 
-def diagonal(kept_KBH: Tensor, w_KHH: Tensor, dt: float, activation: str, out: Tensor) -> None:
+def diagonal(saved: Tensor, w: Tensor, dt: float, activation: str, out: Tensor) -> None:
     """out = diag(∂Φ/∂u) = 1 + Δt g′ ⊙ diag W, for every batch row."""
-    diagonal_KBH = w_KHH.diagonal(dim1=1, dim2=2).unsqueeze(1).expand_as(kept_KBH)
-    out.copy_(activation_named(activation).pull_back(diagonal_KBH, kept_KBH)).mul_(dt).add_(1)
+    diagonal_KBH = w.diagonal(dim1=1, dim2=2).unsqueeze(1).expand_as(saved)
+    out.copy_(activation_named(activation).pull_back(diagonal_KBH, saved)).mul_(dt).add_(1)
 
 
-def parameter_gradient(
-    lam_KBH: Tensor, kept_KBH: Tensor, u_KBH: Tensor, dt: float, activation: str
-) -> tuple[Tensor, Tensor]:
+def parameter_gradient(lam: Tensor, saved: Tensor, u: Tensor, dt: float, activation: str) -> tuple[Tensor, Tensor]:
     """(∂Φ/∂W)ᵀ λ [K, H, H] and (∂Φ/∂b)ᵀ λ [K, H], summed over the batch."""
-    d_KBH = activation_named(activation).pull_back(lam_KBH, kept_KBH)
-    return torch.bmm(d_KBH.transpose(1, 2), u_KBH).mul_(dt), d_KBH.sum(1).mul_(dt)
+    d_KBH = activation_named(activation).pull_back(lam, saved)
+    return torch.bmm(d_KBH.transpose(1, 2), u).mul_(dt), d_KBH.sum(1).mul_(dt)
 
 
 def _product(a_KBH: Tensor, w_KHH: Tensor, b_KH: Tensor | None = None) -> Tensor:
@@ -62,29 +64,24 @@ def _product(a_KBH: Tensor, w_KHH: Tensor, b_KH: Tensor | None = None) -> Tensor
 
 
 def sweep(
-    u_PBH: Tensor, w_LHH: Tensor, b_LH: Tensor | None, dt: float, activation: str, sweep: Sweep,
-    terms: Terms = NO_TERMS,
-) -> None:  # fmt: skip
-    """March through the layers in place, one batched step after the other; see `kernels.sweep.march`."""
+    u: Tensor, w: Tensor, b: Tensor | None, dt: float, activation: str, sweep: Sweep, terms: Terms = NO_TERMS
+) -> None:
+    """March through the layers in place, one batched step after the other."""
 
-    def step(layers: slice, u: Tensor, out: Tensor, diagonal_KBH: Tensor | None) -> None:
-        w_KHH = w_LHH[layers]
-        kept_KBH = advance(u, w_KHH, None if b_LH is None else b_LH[layers], dt, activation, out)
-        if diagonal_KBH is not None:
-            diagonal(kept_KBH, w_KHH, dt, activation, diagonal_KBH)
+    def phi(layers: slice, source: Tensor, out: Tensor, diagonal_out: Tensor | None) -> None:
+        advance(source, w[layers], None if b is None else b[layers], dt, activation, out, diagonal_out)
 
-    march(sweep, step, u_PBH, terms)
+    march(sweep, phi, u, terms)
 
 
 def adjoint_sweep(
-    lam_PBH: Tensor, kept_LBH: Tensor, w_LHH: Tensor, dt: float, activation: str, sweep: Sweep,
-    terms: Terms = NO_TERMS,
-) -> None:  # fmt: skip
+    lam: Tensor, saved: Tensor, w: Tensor, dt: float, activation: str, sweep: Sweep, terms: Terms = NO_TERMS
+) -> None:
     """As `sweep`, by the transposed Jacobians."""
 
-    def step(layers: slice, lam: Tensor, out: Tensor, diagonal_KBH: Tensor | None) -> None:
-        vjp(lam, kept_LBH[layers], w_LHH[layers], dt, activation, out)
-        if diagonal_KBH is not None:
-            diagonal(kept_LBH[layers], w_LHH[layers], dt, activation, diagonal_KBH)
+    def phi(layers: slice, source: Tensor, out: Tensor, diagonal_out: Tensor | None) -> None:
+        vjp(source, saved[layers], w[layers], dt, activation, out)
+        if diagonal_out is not None:
+            diagonal(saved[layers], w[layers], dt, activation, diagonal_out)
 
-    march(sweep, step, lam_PBH, terms)
+    march(sweep, phi, lam, terms)

@@ -15,10 +15,10 @@ Layer strides come in units of ALIGN elements, so that the compiler knows what t
 import triton
 import triton.language as tl
 
-from lpgpu.kernels.activations_fused import kept_of, pull_back, value
+from lpgpu.kernels.activations_fused import pull_back, saved_of, value
 from lpgpu.kernels.products_fused import product
 
-_LAYER_STRIDES = ["b_layer", "delta_layer", "anchor_layer", "kept_layer", "rhs_layer", "w_layer"]
+_LAYER_STRIDES = ["b_layer", "delta_layer", "anchor_layer", "saved_layer", "rhs_layer", "w_layer"]
 
 
 @triton.jit(
@@ -28,10 +28,10 @@ _LAYER_STRIDES = ["b_layer", "delta_layer", "anchor_layer", "kept_layer", "rhs_l
     ]
 )
 def dense_sweep_kernel(
-    u, w, b, kept, rhs, delta, anchors, products,
+    u, w, b, saved, rhs, delta, anchors, products,
     dt: tl.float64,
     batch, tiles, num_layers, first, interval, steps,
-    u_layer, w_layer, b_layer, kept_layer, rhs_layer, delta_layer, anchor_layer, products_layer,
+    u_layer, w_layer, b_layer, saved_layer, rhs_layer, delta_layer, anchor_layer, products_layer,
     stride_row: tl.constexpr, stride_unit: tl.constexpr, w_in: tl.constexpr, w_out: tl.constexpr,
     b_unit: tl.constexpr, ALIGN: tl.constexpr,
     WIDTH: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, ACTIVATION: tl.constexpr, ADJOINT: tl.constexpr,
@@ -60,14 +60,14 @@ def dense_sweep_kernel(
         weights = tl.load(w + k * w_layer + weight_at, mask=weight_inside, other=0)
         zero = tl.full((ROWS, COLS), 0, acc)
         if ADJOINT:
-            slope_at = tl.load(kept + k * kept_layer + at, mask=inside, other=0).to(acc)
+            slope_at = tl.load(saved + k * saved_layer + at, mask=inside, other=0).to(acc)
             change = product(pull_back(state, slope_at, ACTIVATION), weights, zero, PRECISION)
         else:
             z = product(state, weights, zero, PRECISION)
             if b is not None:
                 z += tl.load(b + k * b_layer + col * b_unit, mask=col < WIDTH, other=0).to(acc)[None, :]
             change = value(z, ACTIVATION)
-            slope_at = kept_of(z, change, ACTIVATION)
+            slope_at = saved_of(z, change, ACTIVATION)
         if products is not None:
             own = tl.load(w + k * w_layer + col * (w_in + w_out), mask=col < WIDTH, other=0).to(acc)
             diagonal = 1 + step_size * pull_back(tl.broadcast_to(own[None, :], (ROWS, COLS)), slope_at, ACTIVATION)
@@ -90,10 +90,10 @@ def dense_sweep_kernel(
 
 @triton.jit(do_not_specialize=["batch", "row_tiles", "x_layer", "out_layer", "diagonal_layer", *_LAYER_STRIDES])
 def dense_step_kernel(
-    x, out, w, b, kept, rhs, delta, anchors, diagonal,
+    x, out, w, b, saved, rhs, delta, anchors, diagonal,
     dt: tl.float64,
     batch, row_tiles,
-    x_layer, out_layer, w_layer, b_layer, kept_layer, rhs_layer, delta_layer, anchor_layer, diagonal_layer,
+    x_layer, out_layer, w_layer, b_layer, saved_layer, rhs_layer, delta_layer, anchor_layer, diagonal_layer,
     stride_row: tl.constexpr, stride_unit: tl.constexpr, w_in: tl.constexpr, w_out: tl.constexpr,
     b_unit: tl.constexpr, ALIGN: tl.constexpr,
     WIDTH: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, SUMMED: tl.constexpr, ACTIVATION: tl.constexpr,
@@ -101,7 +101,7 @@ def dense_step_kernel(
 ):  # fmt: skip
     """One tile of one step of one layer.
 
-    Forward, `kept` is written where given, `out` likewise; the adjoint reads `kept`, and without `out` only takes the
+    Forward, `saved` is written where given, `out` likewise; the adjoint reads `saved`, and without `out` only takes the
     diagonal. `diagonal` becomes that of the Jacobian plus δ, or with MULTIPLY is multiplied by it.
     """
     acc: tl.constexpr = tl.float64 if w.dtype.element_ty == tl.float64 else tl.float32
@@ -125,23 +125,23 @@ def dense_step_kernel(
             operand_at = row[:, None] * stride_row + unit[None, :] * stride_unit
             operand = tl.load(x + k * x_layer + operand_at, mask=there, other=0)
             if ADJOINT:
-                slope = tl.load(kept + k * kept_layer + operand_at, mask=there, other=0).to(acc)
+                slope = tl.load(saved + k * saved_layer + operand_at, mask=there, other=0).to(acc)
                 operand = pull_back(operand.to(acc), slope, ACTIVATION)
             weight_inside = (unit < WIDTH)[:, None] & (col < WIDTH)[None, :]
             weights = tl.load(w + unit[:, None] * w_in + col[None, :] * w_out, mask=weight_inside, other=0)
             z = product(operand, weights, z, PRECISION)
     if ADJOINT:
         if diagonal is not None:
-            slope_at = tl.load(kept + k * kept_layer + at, mask=inside, other=0).to(acc)
+            slope_at = tl.load(saved + k * saved_layer + at, mask=inside, other=0).to(acc)
         if out is not None:
             change = z
     else:
         if b is not None:
             z += tl.load(b + k * b_layer + col * b_unit, mask=col < WIDTH, other=0).to(acc)[None, :]
         change = value(z, ACTIVATION)
-        slope_at = kept_of(z, change, ACTIVATION)
-        if kept is not None:
-            tl.store(kept + k * kept_layer + at, slope_at.to(kept.dtype.element_ty), mask=inside)
+        slope_at = saved_of(z, change, ACTIVATION)
+        if saved is not None:
+            tl.store(saved + k * saved_layer + at, slope_at.to(saved.dtype.element_ty), mask=inside)
     if delta is not None:
         d = tl.load(delta + k * delta_layer + at, mask=inside, other=0).to(acc)
     if out is not None:

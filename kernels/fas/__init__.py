@@ -1,17 +1,15 @@
 """The arithmetic of the full approximation scheme, on the C-points of one level.
 
 Shapes: C points by any state shape, `[C, ...]`. `phi` is Φ(u) + g at the C-points, from the F-point before each.
+`operators` has the same functions without a check. The correction u_{Km} ← u_{Km} + (v_K − u_{Km}) is a copy of v_K.
 """
 
-import torch
 from torch import Tensor
 
 from lpgpu.kernels.checks import check_tensors
-from lpgpu.kernels.dispatch import is_fused
-from lpgpu.kernels.fas import reference
-from lpgpu.kernels.layout import refusal
+from lpgpu.kernels.fas import operators
 
-__all__ = ["coarse_right_hand_side_", "correct_", "residual_norm", "restrict_"]
+__all__ = ["coarse_right_hand_side_", "residual_norm", "restrict_"]
 
 
 def residual_norm(phi: Tensor, u: Tensor) -> Tensor:
@@ -22,9 +20,13 @@ def residual_norm(phi: Tensor, u: Tensor) -> Tensor:
 
     Raises:
         ValueError: for tensors that differ in shape, dtype or device.
+
+    >>> import torch
+    >>> residual_norm(torch.tensor([[3.0, 5.0]]), torch.tensor([[0.0, 1.0]])).item()
+    25.0
     """
     check_tensors(phi, u=(u, phi.shape))
-    return (_residual_norm if torch.compiler.is_compiling() else _run_residual_norm)(phi, u)
+    return operators.residual_norm(phi, u)
 
 
 def coarse_right_hand_side_(coarse_phi: Tensor, phi: Tensor) -> Tensor:
@@ -34,75 +36,33 @@ def coarse_right_hand_side_(coarse_phi: Tensor, phi: Tensor) -> Tensor:
 
     Raises:
         ValueError: for tensors that differ in shape, dtype or device.
+
+    >>> import torch
+    >>> coarse_right_hand_side_(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 5.0]])).tolist()
+    [[2.0, 3.0]]
     """
     check_tensors(phi, coarse_phi=(coarse_phi, phi.shape))
-    (_right_hand_side if torch.compiler.is_compiling() else _run_right_hand_side)(coarse_phi, phi)
+    operators.coarse_right_hand_side_(coarse_phi, phi)
     return coarse_phi
 
 
-def restrict_(coarse_phi: Tensor, phi: Tensor, u: Tensor) -> Tensor:
-    """`residual_norm(phi, u)`, and `coarse_right_hand_side_(coarse_phi, phi[: len(coarse_phi)])`, in one pass.
+def restrict_(coarse_phi: Tensor, phi: Tensor, u: Tensor, first: int = 0) -> Tensor:
+    """Take the residual's squared norm, and turn `coarse_phi` into the coarse right-hand side, in one pass.
+
+    The norm is `residual_norm(phi[: len(u)], u)`; coarse_phi_K becomes φ_{first + K} − coarse_phi_K. On ranks that
+    share intervals φ may have points that u has not, and points that the coarse level has not.
 
     Raises:
-        ValueError: for tensors that differ in state shape, dtype or device, or more coarse points than there are fine.
+        ValueError: for tensors that differ in state shape, dtype or device, or points that φ has not.
+
+    >>> import torch
+    >>> coarse_phi = torch.tensor([[1.0, 2.0]])
+    >>> restrict_(coarse_phi, torch.tensor([[3.0, 5.0]]), torch.tensor([[0.0, 1.0]])).item(), coarse_phi.tolist()
+    (25.0, [[2.0, 3.0]])
     """
-    layers = min(len(coarse_phi), len(phi))
-    check_tensors(phi, u=(u, phi.shape), coarse_phi=(coarse_phi, (layers, *phi.shape[1:])))
-    return (_restrict if torch.compiler.is_compiling() else _run_restrict)(coarse_phi, phi, u)
-
-
-def correct_(u: Tensor, v: Tensor) -> Tensor:
-    """u_{Km} ← u_{Km} + (v_K − u_{Km}), which is v_K: one copy, the same on every backend.
-
-    Raises:
-        ValueError: for tensors that differ in shape, dtype or device.
-    """
-    check_tensors(u, v=(v, u.shape))
-    return u.copy_(v)
-
-
-def _run_residual_norm(phi: Tensor, u: Tensor) -> Tensor:
-    if is_fused("fas.residual_norm", phi, refusal(phi, u)):
-        from lpgpu.kernels.fas import fused
-
-        return fused.residual_norm(phi, u)
-    return reference.residual_norm(phi, u)
-
-
-def _run_right_hand_side(coarse_phi: Tensor, phi: Tensor) -> None:
-    if is_fused("fas.coarse_right_hand_side", phi, refusal(phi, coarse_phi)):
-        from lpgpu.kernels.fas import fused
-
-        fused.coarse_right_hand_side_(coarse_phi, phi)
-    else:
-        reference.coarse_right_hand_side_(coarse_phi, phi)
-
-
-def _run_restrict(coarse_phi: Tensor, phi: Tensor, u: Tensor) -> Tensor:
-    if is_fused("fas.restrict", phi, refusal(phi, u, coarse_phi)):
-        from lpgpu.kernels.fas import fused
-
-        return fused.residual_norm(phi, u, coarse_phi)
-    reference.coarse_right_hand_side_(coarse_phi, phi[: len(coarse_phi)])
-    return reference.residual_norm(phi, u)
-
-
-_residual_norm = torch.library.custom_op("lpgpu::residual_norm", _run_residual_norm, mutates_args=())
-_right_hand_side = torch.library.custom_op(
-    "lpgpu::coarse_right_hand_side", _run_right_hand_side, mutates_args=("coarse_phi",)
-)
-_restrict = torch.library.custom_op("lpgpu::fas_restrict", _run_restrict, mutates_args=("coarse_phi",))
-
-
-@_residual_norm.register_fake
-def _(phi, u) -> Tensor:
-    return phi.new_empty((), dtype=torch.float64)
-
-
-@_right_hand_side.register_fake
-def _(coarse_phi, phi) -> None: ...
-
-
-@_restrict.register_fake
-def _(coarse_phi, phi, u) -> Tensor:
-    return phi.new_empty((), dtype=torch.float64)
+    state = phi.shape[1:]
+    check_tensors(phi, u=(u, (min(len(u), len(phi)), *state)))
+    check_tensors(phi, coarse_phi=(coarse_phi, (max(0, min(len(coarse_phi), len(phi) - first)), *state)))
+    if first < 0:
+        raise ValueError(f"first is {first}; expected 0 or more")
+    return operators.restrict_(phi, u, coarse_phi, first)

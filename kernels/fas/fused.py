@@ -1,84 +1,83 @@
-"""Launchers of the FAS kernels, and how they are shipped."""
+"""Launchers of the FAS kernels."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from lpgpu.kernels.configuration import Configuration
-from lpgpu.kernels.dispatch import launch
+from lpgpu.kernels.fas.tiles import BLOCK, PROGRAMS, WARPS
 from lpgpu.kernels.fas.triton_kernels import fas_residual_kernel, fas_right_hand_side_kernel, fas_sum_kernel
-from lpgpu.kernels.layout import layer_extent, ordered_like, written_like
-from lpgpu.kernels.specialisation import TRITON_NAMES, specialised
-
-_BLOCK = 1024
-_PROGRAMS = 1024  # enough to fill a GPU; their sums are gathered by one more
-_WARPS = 4
+from lpgpu.kernels.launch import Launch, Operands, launch
+from lpgpu.kernels.layout import layer_extent, ordered_like, writable_like, write_back
 
 
-def residual_norm(phi: Tensor, u: Tensor, coarse_phi: Tensor | None = None) -> Tensor:
-    """‖φ − u‖² in two launches; where `coarse_phi` is given it becomes φ − coarse_phi in the same pass."""
+def residual_norm(phi: Tensor, u: Tensor) -> Tensor:
+    """In two launches: sums of blocks, then their sum."""
+    return _norm(phi, u, None, 0)
+
+
+def restrict_(phi: Tensor, u: Tensor, coarse_phi: Tensor, first: int) -> Tensor:
+    """In two launches, as the norm alone."""
+    return _norm(phi, u, coarse_phi, first)
+
+
+def coarse_right_hand_side_(coarse_phi: Tensor, phi: Tensor) -> None:
+    """In one launch."""
+    like = _without_gaps(coarse_phi)
+    written = writable_like(coarse_phi, like, reads=True)
+    launch(_right_hand_side, (written, ordered_like(phi, like)))
+    write_back(coarse_phi, written)
+
+
+def _norm(phi: Tensor, u: Tensor, coarse_phi: Tensor | None, first: int) -> Tensor:
     out = phi.new_empty((), dtype=torch.float64)
     if not phi.numel():
         return out.zero_()
-    like = _dense(phi)
+    like = _without_gaps(phi)
     phi, u = ordered_like(phi, like), ordered_like(u, like)
-    size = math.prod(phi.shape[1:])
-    per_layer = -(-size // _BLOCK)
-    programs = min(per_layer * len(phi), _PROGRAMS)
-    partial_sums = phi.new_empty(programs, dtype=torch.float64)
-    with written_like(coarse_phi, like, reads=True) as written:
-        tensors, layers = (phi, u, written), 0 if written is None else len(written)
-        launch(
-            fas_residual_kernel, (programs,), *tensors, partial_sums, size, per_layer, per_layer * len(phi), layers,
-            *map(_layer_stride, tensors), BLOCK=_BLOCK, num_warps=_WARPS,
-        )  # fmt: skip
-    launch(fas_sum_kernel, (1,), partial_sums, out, programs, BLOCK=_PROGRAMS, num_warps=_WARPS)
+    partial_sums = phi.new_empty(_programs(phi), dtype=torch.float64)
+    written = writable_like(coarse_phi, like, reads=True)
+    launch(_residual, (phi, u, written, partial_sums), (first,))
+    write_back(coarse_phi, written)
+    launch(_sum, (partial_sums, out))
     return out
 
 
-def coarse_right_hand_side_(coarse_phi: Tensor, phi: Tensor) -> Tensor:
-    """coarse_phi becomes φ − coarse_phi, in one launch."""
-    if not phi.numel():
-        return coarse_phi
-    like = _dense(coarse_phi)
-    size = math.prod(phi.shape[1:])
-    per_layer = -(-size // _BLOCK)
-    with written_like(coarse_phi, like, reads=True) as written:
-        tensors = (written, ordered_like(phi, like))
-        launch(
-            fas_right_hand_side_kernel, (per_layer * len(phi),), *tensors, size, per_layer,
-            *map(_layer_stride, tensors), BLOCK=_BLOCK, num_warps=_WARPS,
-        )  # fmt: skip
-    return coarse_phi
+def _residual(operands: Operands, first: int) -> Launch:
+    phi, u, coarse_phi, _ = operands
+    layers = 0 if coarse_phi is None else len(coarse_phi)
+    blocks = _blocks_of_layer(phi)
+    numbers = (math.prod(phi.shape[1:]), blocks, blocks * len(phi), len(u), first, first + layers)
+    strides = map(_layer_stride, (phi, u, coarse_phi))
+    options = {"BLOCK": BLOCK, "num_warps": WARPS}
+    return Launch(fas_residual_kernel, (_programs(phi),), (*numbers, *strides), options)
 
 
-def configurations() -> list[Configuration]:
-    """Every kernel in the dtypes that matter."""
-    shipped = [
-        specialised(
-            fas_sum_kernel, "fp64", {"partial_sums": torch.float64, "out": torch.float64}, {"BLOCK": _PROGRAMS},
-            num_warps=_WARPS, uses_dots=False,
-        )
-    ]  # fmt: skip
-    for dtype in (torch.bfloat16, torch.float32):
-        strides = {"size": 16 * _BLOCK, "phi_layer": _BLOCK, "u_layer": _BLOCK, "coarse_layer": _BLOCK, "BLOCK": _BLOCK}
-        states = {"phi": dtype, "u": dtype, "partial_sums": torch.float64}
-        pair = {"coarse_phi": dtype, "phi": dtype}
-        for kernel, name, tensors in (
-            (fas_residual_kernel, "norm", {**states, "coarse_phi": None}),
-            (fas_residual_kernel, "norm and right-hand side", {**states, "coarse_phi": dtype}),
-            (fas_right_hand_side_kernel, "right-hand side", pair),
-        ):
-            constants = {key: value for key, value in strides.items() if key in kernel.arg_names}
-            full_name = f"{name} {TRITON_NAMES[dtype]}"
-            shipped.append(specialised(kernel, full_name, tensors, constants, num_warps=_WARPS, uses_dots=False))
-    return shipped
+def _sum(operands: Operands) -> Launch:
+    return Launch(fas_sum_kernel, (1,), (len(operands[0]),), {"BLOCK": PROGRAMS, "num_warps": WARPS})
 
 
-def _dense(t: Tensor) -> Tensor:
+def _right_hand_side(operands: Operands) -> Launch:
+    coarse_phi, phi = operands
+    blocks = _blocks_of_layer(phi)
+    numbers = (math.prod(phi.shape[1:]), blocks, coarse_phi.stride(0), phi.stride(0))
+    options = {"BLOCK": BLOCK, "num_warps": WARPS}
+    return Launch(fas_right_hand_side_kernel, (blocks * len(phi),), numbers, options)
+
+
+def _blocks_of_layer(t: Tensor) -> int:
+    return -(-math.prod(t.shape[1:]) // BLOCK)
+
+
+def _programs(phi: Tensor) -> int:
+    return min(_blocks_of_layer(phi) * len(phi), PROGRAMS)
+
+
+def _without_gaps(t: Tensor) -> Tensor:
     """A tensor in whose order a layer has no gaps: that of `t` where it has none."""
-    return t if layer_extent(t) == math.prod(t.shape[1:]) else t.new_empty(t.shape)
+    if t.is_contiguous() or layer_extent(t) == math.prod(t.shape[1:]):
+        return t
+    return t.new_empty(t.shape)
 
 
 def _layer_stride(t: Tensor | None) -> int:

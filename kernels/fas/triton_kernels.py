@@ -7,26 +7,29 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["blocks_per_layer", "blocks", "coarse_layers"])
+@triton.jit(do_not_specialize=["blocks_per_layer", "blocks", "u_layers", "first", "stop"])
 def fas_residual_kernel(
     phi, u, coarse_phi, partial_sums,
-    size, blocks_per_layer, blocks, coarse_layers,
+    size, blocks_per_layer, blocks, u_layers, first, stop,
     phi_layer, u_layer, coarse_layer,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Σ (φ − u)² of every P-th block in fp64, P programs; where `coarse_phi` is given it becomes φ − coarse_phi."""
+    """Σ (φ − u)² over the layers of u, of every P-th block in fp64, P programs.
+
+    Where `coarse_phi` is given, its layers are `first` … `stop` − 1 of φ's, and it becomes φ − coarse_phi.
+    """
     acc: tl.constexpr = tl.float64 if phi.dtype.element_ty == tl.float64 else tl.float32
     total = tl.full((BLOCK,), 0, tl.float64)
     for block in range(tl.program_id(0), blocks, tl.num_programs(0)):
         k = tl.cast(block // blocks_per_layer, tl.int64)
         at = (block % blocks_per_layer) * BLOCK + tl.arange(0, BLOCK)
         phi_here = tl.load(phi + k * phi_layer + at, mask=at < size, other=0)
-        u_here = tl.load(u + k * u_layer + at, mask=at < size, other=0)
+        u_here = tl.load(u + k * u_layer + at, mask=(at < size) & (k < u_layers), other=0)
         r = phi_here.to(tl.float64) - u_here.to(tl.float64)
-        total += r * r
+        total += tl.where(k < u_layers, r * r, 0)
         if coarse_phi is not None:
-            there = (at < size) & (k < coarse_layers)
-            to = coarse_phi + k * coarse_layer + at
+            there = (at < size) & (k >= first) & (k < stop)
+            to = coarse_phi + (k - first) * coarse_layer + at
             difference = phi_here.to(acc) - tl.load(to, mask=there, other=0).to(acc)
             tl.store(to, difference.to(coarse_phi.dtype.element_ty), mask=there)
     tl.store(partial_sums + tl.program_id(0), tl.sum(total, 0))

@@ -4,30 +4,31 @@
     implicit: h⁺ = (h + d ⊙ n) / (1 + d)        classic: h⁺ = h + d ⊙ (n − h), torch.nn.GRU's cell at Δt = 1
 
 Shapes: K steps, L layers and P = L + 1 points of a window, B batch rows, H units, gates in the order r, z, n: `h_KBH`;
-`x_KBG` = W_i x + b_i with G = 3H, made beforehand for all steps by one product; `w_GH`, `b_G` (or None) shared by all
-steps. Where x_z is +∞, z is exactly 1 and h⁺ exactly h: that is how a step past a sequence's end is skipped. Written
-tensors must not overlap those that are read, nor require grad; `gru_step` is the differentiable one.
+`x_KBG` = W_i x + b_i with G = 3H, made beforehand for all steps by one product; the `Cell`, which all steps share, has
+W_h [3H, H], b_h [3H] or None, Δt and the formulation. Where x_z is +∞, z is exactly 1 and h⁺ exactly h: that is how a
+step past a sequence's end is skipped. Written tensors must not overlap those that are read, nor require grad;
+`gru_step` is the differentiable one.
 
 The adjoint is linear in λ once its coefficients are known (`Coefficients`); they are taken for many steps in one pass,
 and kept in the states' dtype: in half precision each is off by a rounding, as are the states it is taken at, and λ
-itself wherever it is stored. `adjoint_sweep_recomputed` keeps none (`capacity.prefers_recomputation`).
+itself wherever it is stored. `adjoint_sweep_recomputed` keeps none.
 
-Fused sweeps march in one launch where W fits on chip (`capacity.tier`), else in one a step. All else is one launch.
+Fused sweeps march in one launch where W fits on chip (`tiles.tile`), else in one a step. All else is one launch.
+`operators` has the same functions without a check.
 """
 
-import torch
 from torch import Tensor
 
-from lpgpu.kernels.checks import check_sweep, check_tensors
-from lpgpu.kernels.dispatch import is_fused
-from lpgpu.kernels.implicit_gru import operators, reference
-from lpgpu.kernels.implicit_gru.operators import gru_step, refusal
-from lpgpu.kernels.implicit_gru.reference import FORMULATIONS, Coefficients, Gates, coefficients
-from lpgpu.kernels.packing import integers_of
+from lpgpu.kernels.checks import check_tensors
+from lpgpu.kernels.implicit_gru import operators
+from lpgpu.kernels.implicit_gru.checks import check_cell, check_coefficients, check_march, check_weights
+from lpgpu.kernels.implicit_gru.operators import gru_step
+from lpgpu.kernels.implicit_gru.reference import FORMULATIONS, Cell, Coefficients, Gates, coefficients
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 
 __all__ = [
     "FORMULATIONS",
+    "Cell",
     "Coefficients",
     "Gates",
     "adjoint_sweep",
@@ -44,191 +45,163 @@ __all__ = [
 ]
 
 
-def sweep(
-    h_PBH: Tensor,
-    x_LBG: Tensor,
-    w_GH: Tensor,
-    b_G: Tensor | None,
-    dt: float,
-    formulation: str,
-    sweep: Sweep,
-    terms: Terms = NO_TERMS,
-) -> None:
+def sweep(h_PBH: Tensor, x_LBG: Tensor, cell: Cell, sweep: Sweep, terms: Terms = NO_TERMS) -> None:
     """March the states of a window through its layers, in place; see `kernels.sweep`.
 
     h_target = Φ_k(h_source) + δ_k ⊙ (h_source − anchor_k) + g_target, with δ, anchors and g from `terms`.
 
     Raises:
         ValueError: for tensors whose shapes, dtypes or devices do not go together, or an unknown formulation.
+
+    >>> import torch
+    >>> h, cell = torch.ones(3, 1, 1), Cell(torch.zeros(3, 1), None, 1.0, "classic")
+    >>> sweep(h, torch.zeros(2, 1, 3), cell, Sweep(num_layers=2, first=0, interval=2, steps=2))
+    >>> h.flatten().tolist()
+    [1.0, 0.5, 0.25]
     """
-    _check_sweep(h_PBH, w_GH, sweep, terms)
-    _check_cell(h_PBH, w_GH, b_G, formulation, x_LBG=x_LBG, layers=sweep.num_layers)
-    run = operators.gru_sweep if torch.compiler.is_compiling() else operators.run_sweep
-    run(h_PBH, x_LBG, w_GH, b_G, dt, formulation, integers_of(sweep), *terms.tensors())
+    check_march(h_PBH, cell.w, sweep, terms)
+    check_cell(h_PBH, x_LBG, cell, h=h_PBH[1:])
+    operators.sweep(h_PBH, x_LBG, cell, sweep, terms)
 
 
-def adjoint_sweep(
-    lam_PBH: Tensor,
-    at: Coefficients,
-    w_GH: Tensor,
-    sweep: Sweep,
-    terms: Terms = NO_TERMS,
-) -> None:
-    """As `sweep`, with λ_target = (∂h⁺/∂h)ᵀ λ_source from the coefficients of the window's layers, [L, ...].
+def adjoint_sweep(lam_PBH: Tensor, at: Coefficients, w_GH: Tensor, sweep: Sweep, terms: Terms = NO_TERMS) -> None:
+    """March adjoint states: as `sweep`, with λ_target = (∂h⁺/∂h)ᵀ λ_source.
+
+    `at` are the coefficients of the window's layers, [L, ...].
 
     Raises:
         ValueError: for tensors whose shapes, dtypes or devices do not go together.
+
+    >>> import torch
+    >>> lam, cell = torch.ones(3, 1, 1), Cell(torch.zeros(3, 1), None, 1.0, "classic")
+    >>> at = linearise(torch.ones(2, 1, 1), torch.zeros(2, 1, 3), cell)
+    >>> adjoint_sweep(lam, at, cell.w, Sweep(num_layers=2, first=1, interval=2, steps=2, reverse=True))
+    >>> lam.flatten().tolist()
+    [0.25, 0.5, 1.0]
     """
-    _check_sweep(lam_PBH, w_GH, sweep, terms)
-    _check_coefficients(lam_PBH, at, sweep.num_layers)
-    run = operators.gru_adjoint_sweep if torch.compiler.is_compiling() else operators.run_adjoint_sweep
-    run(lam_PBH, at.a, at.c, w_GH, integers_of(sweep), *terms.tensors())
+    check_march(lam_PBH, w_GH, sweep, terms)
+    check_coefficients(lam_PBH, at, sweep.num_layers)
+    operators.adjoint_sweep(lam_PBH, at, w_GH, sweep, terms)
 
 
 def adjoint_sweep_recomputed(
-    lam_PBH: Tensor,
-    h_LBH: Tensor,
-    x_LBG: Tensor,
-    w_GH: Tensor,
-    b_G: Tensor | None,
-    dt: float,
-    formulation: str,
-    sweep: Sweep,
-    terms: Terms = NO_TERMS,
+    lam_PBH: Tensor, h_LBH: Tensor, x_LBG: Tensor, cell: Cell, sweep: Sweep, terms: Terms = NO_TERMS
 ) -> None:
-    """As `adjoint_sweep`, with the gates computed again from the states `h` that the layers started from.
+    """March adjoint states, computing the gates again from the states `h` that the layers started from.
 
-    Fused where W fits on chip for two products (`capacity.tier(..., kind="recomputed")`).
+    Fused where W fits on chip for two products (`can_recompute`).
 
     Raises:
         ValueError: for tensors whose shapes, dtypes or devices do not go together, or an unknown formulation.
+
+    >>> import torch
+    >>> lam, cell = torch.ones(3, 1, 1), Cell(torch.zeros(3, 1), None, 1.0, "classic")
+    >>> back = Sweep(num_layers=2, first=1, interval=2, steps=2, reverse=True)
+    >>> adjoint_sweep_recomputed(lam, torch.ones(2, 1, 1), torch.zeros(2, 1, 3), cell, back)
+    >>> lam.flatten().tolist()
+    [0.25, 0.5, 1.0]
     """
-    _check_sweep(lam_PBH, w_GH, sweep, terms)
-    _check_cell(lam_PBH, w_GH, b_G, formulation, x_LBG=x_LBG, h_LBH=h_LBH, layers=sweep.num_layers)
-    compiling = torch.compiler.is_compiling()
-    run = operators.gru_adjoint_sweep_recomputed if compiling else operators.run_adjoint_sweep_recomputed
-    geometry = integers_of(sweep)
-    run(lam_PBH, h_LBH, x_LBG, w_GH, b_G, dt, formulation, geometry, *terms.tensors())
+    check_march(lam_PBH, cell.w, sweep, terms)
+    check_cell(lam_PBH, x_LBG, cell, lam=lam_PBH[1:], h=h_LBH)
+    operators.adjoint_sweep_recomputed(lam_PBH, h_LBH, x_LBG, cell, sweep, terms)
 
 
 def can_recompute(lam: Tensor, terms: Terms = NO_TERMS) -> bool:
-    """Whether `adjoint_sweep_recomputed` runs for states like `lam`, and with these terms."""
-    return operators.refusal_to_recompute(lam, terms) is None
+    """Whether `adjoint_sweep_recomputed` runs for states like `lam`, and with these terms.
+
+    >>> import torch
+    >>> can_recompute(torch.ones(3, 1, 1))
+    True
+    """
+    return operators.why_not_recomputed(lam, terms) is None
 
 
 def advance(
     h_KBH: Tensor,
     x_KBG: Tensor,
-    w_GH: Tensor,
-    b_G: Tensor | None,
-    dt: float,
-    formulation: str,
+    cell: Cell,
     out: Tensor,
     diagonal: Tensor | None = None,
     decay: Tensor | None = None,
 ) -> Gates | Coefficients | None:
-    """out = h⁺; where asked for, diagonal = diag(∂h⁺/∂h), and the decay a of h⁺ = a ⊙ h + (1 − a) ⊙ n.
+    """Set out = h⁺; where asked for, diagonal = diag(∂h⁺/∂h), and the decay a of h⁺ = a ⊙ h + (1 − a) ⊙ n.
 
     Returns what the adjoint can use and cost nothing extra: the reference's gates, or with `diagonal` the coefficients;
     the fused kernel has neither and returns None.
+
+    Raises:
+        ValueError: for tensors whose shapes, dtypes or devices do not go together, or an unknown formulation.
+
+    >>> import torch
+    >>> h, out, cell = torch.ones(1, 1, 1), torch.empty(1, 1, 1), Cell(torch.zeros(3, 1), None, 1.0, "classic")
+    >>> gates = advance(h, torch.zeros(1, 1, 3), cell, out)
+    >>> out.item()
+    0.5
     """
-    if _is_fused("advance", h_KBH, x_KBG, w_GH, out, diagonal, decay):
-        from lpgpu.kernels.implicit_gru import fused
-
-        _check_cell(h_KBH, w_GH, b_G, formulation, x_LBG=x_KBG, layers=len(h_KBH))
-        check_tensors(h_KBH, out=(out, h_KBH.shape), diagonal=(diagonal, h_KBH.shape), decay=(decay, h_KBH.shape))
-        fused.advance(h_KBH, x_KBG, w_GH, b_G, dt, formulation, out, diagonal, decay)
-        return None
-    gates = reference.advance(h_KBH, x_KBG, w_GH, b_G, dt, formulation, out)
-    if decay is not None:
-        reference.decay(gates, dt, formulation, decay)
-    if diagonal is None:
-        return gates
-    at = coefficients(h_KBH, gates, dt, formulation)
-    reference.diagonal(at, w_GH, diagonal)
-    return at
+    check_cell(h_KBH, x_KBG, cell, h=h_KBH, out=out, diagonal=diagonal, decay=decay)
+    return operators.advance(h_KBH, x_KBG, cell, out, diagonal, decay)
 
 
-def linearise(
-    h_KBH: Tensor, x_KBG: Tensor, w_GH: Tensor, b_G: Tensor | None, dt: float, formulation: str
-) -> Coefficients:
-    """The adjoint's coefficients of all K steps, from the states they started from."""
-    _check_cell(h_KBH, w_GH, b_G, formulation, x_LBG=x_KBG, layers=len(h_KBH))
-    if _is_fused("linearise", h_KBH, x_KBG, w_GH):
-        from lpgpu.kernels.implicit_gru import fused
+def linearise(h_KBH: Tensor, x_KBG: Tensor, cell: Cell) -> Coefficients:
+    """The adjoint's coefficients of all K steps, from the states they started from.
 
-        return fused.linearise(h_KBH, x_KBG, w_GH, b_G, dt, formulation)
-    return reference.linearise(h_KBH, x_KBG, w_GH, b_G, dt, formulation)
+    Raises:
+        ValueError: for tensors whose shapes, dtypes or devices do not go together, or an unknown formulation.
+
+    >>> import torch
+    >>> linearise(torch.ones(1, 1, 1), torch.zeros(1, 1, 3), Cell(torch.zeros(3, 1), None, 1.0, "classic")).a.item()
+    0.5
+    """
+    check_cell(h_KBH, x_KBG, cell, h=h_KBH)
+    return operators.linearise(h_KBH, x_KBG, cell)
 
 
 def vjp(lam_KBH: Tensor, at: Coefficients, w_GH: Tensor, out: Tensor) -> None:
-    """out = (∂h⁺/∂h)ᵀ λ = a ⊙ λ + Wᵀ (c ⊙ λ). `out` must not overlap `lam`."""
-    if _is_fused("vjp", lam_KBH, at.a, at.c, w_GH, out):
-        from lpgpu.kernels.implicit_gru import fused
+    """Set out = (∂h⁺/∂h)ᵀ λ = a ⊙ λ + Wᵀ (c ⊙ λ). `out` must not overlap `lam`.
 
-        _check_coefficients(lam_KBH, at, len(lam_KBH))
-        check_tensors(lam_KBH, out=(out, lam_KBH.shape), w=(w_GH, (3 * lam_KBH.shape[-1], lam_KBH.shape[-1])))
-        return fused.vjp(lam_KBH, at, w_GH, out)
-    return reference.vjp(lam_KBH, at, w_GH, out)
+    Raises:
+        ValueError: for tensors whose shapes, dtypes or devices do not go together.
+
+    >>> import torch
+    >>> cell, out = Cell(torch.zeros(3, 1), None, 1.0, "classic"), torch.empty(1, 1, 1)
+    >>> vjp(torch.ones(1, 1, 1), linearise(torch.ones(1, 1, 1), torch.zeros(1, 1, 3), cell), cell.w, out)
+    >>> out.item()
+    0.5
+    """
+    check_coefficients(lam_KBH, at, len(lam_KBH))
+    check_weights(lam_KBH, w_GH)
+    check_tensors(lam_KBH, out=(out, lam_KBH.shape))
+    operators.vjp(lam_KBH, at, w_GH, out)
 
 
 def diagonal(at: Coefficients, w_GH: Tensor, out: Tensor) -> None:
-    """out = diag(∂h⁺/∂h) = a + Σ over the gates of c ⊙ diag W."""
-    if _is_fused("diagonal", out, at.a, at.c, w_GH):
-        from lpgpu.kernels.implicit_gru import fused
+    """Set out = diag(∂h⁺/∂h) = a + Σ over the gates of c ⊙ diag W.
 
-        _check_coefficients(out, at, len(out))
-        check_tensors(out, w=(w_GH, (3 * out.shape[-1], out.shape[-1])))
-        return fused.diagonal(at, w_GH, out)
-    return reference.diagonal(at, w_GH, out)
+    Raises:
+        ValueError: for tensors whose shapes, dtypes or devices do not go together.
+
+    >>> import torch
+    >>> cell, out = Cell(torch.zeros(3, 1), None, 1.0, "classic"), torch.empty(1, 1, 1)
+    >>> diagonal(linearise(torch.ones(1, 1, 1), torch.zeros(1, 1, 3), cell), cell.w, out)
+    >>> out.item()
+    0.5
+    """
+    check_coefficients(out, at, len(out))
+    check_weights(out, w_GH)
+    operators.diagonal(at, w_GH, out)
 
 
 def gate_gradients(lam_KBH: Tensor, at: Coefficients) -> tuple[Tensor, Tensor]:
-    """(∂h⁺/∂x)ᵀ λ [K, B, 3H], and (∂h⁺/∂q)ᵀ λ [K, B, H]: W h + b enters r and z as x does, but n through q."""
-    if _is_fused("gate_gradients", lam_KBH, *at.tensors()):
-        from lpgpu.kernels.implicit_gru import fused
+    """(∂h⁺/∂x)ᵀ λ [K, B, 3H], and (∂h⁺/∂q)ᵀ λ [K, B, H]: W h + b enters r and z as x does, but n through q.
 
-        _check_coefficients(lam_KBH, at, len(lam_KBH))
-        return fused.gate_gradients(lam_KBH, at)
-    return reference.gate_gradients(lam_KBH, at)
+    Raises:
+        ValueError: for tensors whose shapes, dtypes or devices do not go together.
 
-
-def _is_fused(operation: str, like: Tensor, *others: Tensor | None) -> bool:
-    """Whether the fused kernel runs. The steps check their tensors only then: a serial solve on a CPU takes thousands
-    of them, tens of microseconds each, and PyTorch's own errors speak for the reference."""
-    return is_fused(f"implicit_gru.{operation}", like, refusal(like, *others))
-
-
-def _check_sweep(u_PBH: Tensor, w_GH: Tensor, sweep: Sweep, terms: Terms) -> None:
-    _check_states(u_PBH)
-    check_sweep(u_PBH, sweep, terms)
-    check_tensors(u_PBH, w=(w_GH, (3 * u_PBH.shape[-1], u_PBH.shape[-1])))
-
-
-def _check_cell(
-    like: Tensor,
-    w_GH: Tensor,
-    b_G: Tensor | None,
-    formulation: str,
-    *,
-    x_LBG: Tensor,
-    layers: int,
-    h_LBH: Tensor | None = None,
-) -> None:
-    if formulation not in FORMULATIONS:
-        raise ValueError(f"formulation is {formulation!r}; expected one of {', '.join(FORMULATIONS)}")
-    _check_states(like)
-    batch, width = like.shape[1:]
-    shapes = {"x": (layers, batch, 3 * width), "w": (3 * width, width), "b": (3 * width,), "h": (layers, batch, width)}
-    check_tensors(like, x=(x_LBG, shapes["x"]), w=(w_GH, shapes["w"]), b=(b_G, shapes["b"]), h=(h_LBH, shapes["h"]))
-
-
-def _check_coefficients(like: Tensor, at: Coefficients, layers: int) -> None:
-    _check_states(like)
-    shape, width = (layers, *like.shape[1:]), like.shape[-1]
-    check_tensors(like, a=(at.a, shape), c=(at.c, (*shape[:2], 3 * width)), c_n=(at.c_n, shape))
-
-
-def _check_states(states: Tensor) -> None:
-    if states.ndim != 3:
-        raise ValueError(f"states have shape {tuple(states.shape)}; expected [layers, batch, width]")
+    >>> import torch
+    >>> at = linearise(torch.ones(1, 1, 1), torch.zeros(1, 1, 3), Cell(torch.zeros(3, 1), None, 1.0, "classic"))
+    >>> by_x, by_q = gate_gradients(torch.ones(1, 1, 1), at)
+    >>> by_x.flatten().tolist(), by_q.item()
+    ([0.0, -0.25, 0.5], 0.25)
+    """
+    check_coefficients(lam_KBH, at, len(lam_KBH))
+    return operators.gate_gradients(lam_KBH, at)

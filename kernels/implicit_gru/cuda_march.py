@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lpgpu.kernels.cuda import modules
 from lpgpu.kernels.devices import shared_limit
+from lpgpu.kernels.implicit_gru.reference import Cell, Coefficients
 from lpgpu.kernels.precision import Precision
 from lpgpu.kernels.sweep import Sweep, Terms
 
@@ -121,47 +122,20 @@ def plans(
     return [p for p in found if max(p.shared_bytes(width, adjoint) for adjoint in (False, True)) <= shared_limit(arch)]
 
 
-def sweep(
-    h: Tensor,
-    x: Tensor,
-    w: Tensor,
-    b: Tensor | None,
-    dt: float,
-    formulation: str,
-    geometry: Sweep,
-    terms: Terms,
-    plan: Plan,
-) -> None:
-    """As `implicit_gru.sweep`, in one launch; `terms` without products."""
-    _march("forward", h, x, None, w, b, dt, formulation, geometry, terms, plan)
+def sweep(h: Tensor, x: Tensor, cell: Cell, sweep: Sweep, terms: Terms, plan: Plan) -> None:
+    """As `implicit_gru.sweep`, in one launch, without products."""
+    _march("forward", h, x, None, cell, sweep, terms, plan)
 
 
-def adjoint_sweep(
-    lam: Tensor,
-    a: Tensor,
-    c: Tensor,
-    w: Tensor,
-    geometry: Sweep,
-    terms: Terms,
-    plan: Plan,
-) -> None:
-    """As `implicit_gru.adjoint_sweep`, in one launch; `terms` without products."""
-    _march("adjoint", lam, c, a, w, None, 0.0, "", geometry, terms, plan)
+def adjoint_sweep(lam: Tensor, at: Coefficients, w: Tensor, sweep: Sweep, terms: Terms, plan: Plan) -> None:
+    """As `implicit_gru.adjoint_sweep`, in one launch, without products."""
+    _march("adjoint", lam, at.c, at.a, Cell(w, None, 0.0, ""), sweep, terms, plan)
 
 
 def _march(
-    kind: str,
-    u: Tensor,
-    x_or_c: Tensor,
-    a: Tensor | None,
-    w: Tensor,
-    b: Tensor | None,
-    dt: float,
-    formulation: str,
-    geometry: Sweep,
-    terms: Terms,
-    plan: Plan,
+    kind: str, u: Tensor, x_or_c: Tensor, a: Tensor | None, cell: Cell, geometry: Sweep, terms: Terms, plan: Plan
 ) -> None:
+    w, b, dt, formulation = cell.w, cell.b, cell.dt, cell.formulation
     width, adjoint = u.shape[-1], kind == "adjoint"
     in_grid = 0 if plan.in_clusters else plan.word_bytes(width, adjoint, plan.tiles)
     words = torch.zeros(in_grid, dtype=torch.uint8, device=u.device)

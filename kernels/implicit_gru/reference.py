@@ -29,6 +29,16 @@ class _OfSteps:
 
 
 @dataclass(frozen=True)
+class Cell:
+    """What all steps share: W [3H, H] and b [3H] (None: no bias) of W h + b, the step Δt, implicit or classic."""
+
+    w: Tensor
+    b: Tensor | None
+    dt: float
+    formulation: str
+
+
+@dataclass(frozen=True)
 class Gates(_OfSteps):
     """What a step computed on its way: r and z [K, B, 2H], n and q [K, B, H]."""
 
@@ -47,34 +57,58 @@ class Coefficients(_OfSteps):
 
 
 def advance(
-    h_KBH: Tensor, x_KBG: Tensor, w_GH: Tensor, b_G: Tensor | None, dt: float, formulation: str, out: Tensor
-) -> Gates:
-    """out = h⁺; returns the gates. `out` must not overlap `h`."""
-    width = h_KBH.shape[-1]
-    y_KBG = F.linear(h_KBH, w_GH, b_G)
+    h: Tensor,
+    x: Tensor,
+    cell: Cell,
+    out: Tensor,
+    diagonal_out: Tensor | None = None,
+    decay_out: Tensor | None = None,
+) -> Gates | Coefficients | None:
+    """out = h⁺; returns the gates, or with `diagonal_out` the coefficients. `out` must not overlap `h`."""
+    gates = _gates(h, x, cell)
+    _next(h, gates, cell, out)
+    if decay_out is not None:
+        decay(gates, cell, decay_out)
+    if diagonal_out is None:
+        return gates
+    at = coefficients(h, gates, cell)
+    diagonal(at, cell.w, diagonal_out)
+    return at
+
+
+def _gates(h: Tensor, x_KBG: Tensor, cell: Cell) -> Gates:
+    width = h.shape[-1]
+    y_KBG = F.linear(h, cell.w, cell.b)
     q = y_KBG[..., 2 * width :]
     rz = torch.add(x_KBG[..., : 2 * width], y_KBG[..., : 2 * width]).sigmoid_()
-    r, z = rz[..., :width], rz[..., width:]
-    n = tanh_(torch.addcmul(x_KBG[..., 2 * width :], r, q))
-    d = torch.rsub(z, dt, alpha=dt)
-    if formulation == "implicit":
-        torch.addcmul(h_KBH, d, n, out=out)
+    r = rz[..., :width]
+    return Gates(rz, tanh_(torch.addcmul(x_KBG[..., 2 * width :], r, q)), q)
+
+
+def _next(h: Tensor, gates: Gates, cell: Cell, out: Tensor) -> None:
+    n, d = gates.n, _step_size(gates, cell)
+    if cell.formulation == "implicit":
+        torch.addcmul(h, d, n, out=out)
         out /= d.add_(1)
     else:
-        torch.addcmul(h_KBH, d, n - h_KBH, out=out)
-    return Gates(rz, n, q)
+        torch.addcmul(h, d, n - h, out=out)
 
 
-def coefficients(h_KBH: Tensor, gates: Gates, dt: float, formulation: str) -> Coefficients:
+def _step_size(gates: Gates, cell: Cell) -> Tensor:
+    """d = Δt (1 − z)."""
+    return torch.rsub(gates.rz[..., gates.n.shape[-1] :], cell.dt, alpha=cell.dt)
+
+
+def coefficients(h: Tensor, gates: Gates, cell: Cell) -> Coefficients:
     """The adjoint's coefficients at h, from the gates of the step that started there."""
-    width = h_KBH.shape[-1]
+    width = h.shape[-1]
     n, q = gates.n, gates.q
     r, z = gates.rz[..., :width], gates.rz[..., width:]
-    c_KBG = torch.empty_like(h_KBH).new_empty(*h_KBH.shape[:-1], 3 * width)
+    c_KBG = torch.empty_like(h).new_empty(*h.shape[:-1], 3 * width)
     c_r, c_z, c_q = c_KBG.split(width, -1)
-    d = torch.rsub(z, dt, alpha=dt)
-    torch.sub(h_KBH, n, out=c_z).mul_(z).mul_(d)  # (n − h) ∂d/∂(z's pre-activation), which is −Δt z (1 − z)
-    if formulation == "implicit":
+    d = _step_size(gates, cell)
+    torch.sub(h, n, out=c_z).mul_(z).mul_(d)  # (n − h) ∂d/∂(z's pre-activation), which is −Δt z (1 − z)
+    if cell.formulation == "implicit":
         a = (d + 1).reciprocal_()  # and n − h⁺ = (n − h) a
         c_z.mul_(a).mul_(a)
         d *= a
@@ -86,95 +120,73 @@ def coefficients(h_KBH: Tensor, gates: Gates, dt: float, formulation: str) -> Co
     return Coefficients(a, c_KBG, c_n)
 
 
-def decay(gates: Gates, dt: float, formulation: str, out: Tensor) -> None:
+def decay(gates: Gates, cell: Cell, out: Tensor) -> None:
     """out = a, with h⁺ = a ⊙ h + (1 − a) ⊙ n: 1/(1 + d), or 1 − d for the classic cell."""
-    d = torch.rsub(gates.rz[..., out.shape[-1] :], dt, alpha=dt)
-    if formulation == "implicit":
+    d = _step_size(gates, cell)
+    if cell.formulation == "implicit":
         torch.reciprocal(d.add_(1), out=out)
     else:
         torch.sub(1, d, out=out)
 
 
-def vjp(lam_KBH: Tensor, at: Coefficients, w_GH: Tensor, out: Tensor) -> None:
+def vjp(lam: Tensor, at: Coefficients, w: Tensor, out: Tensor) -> None:
     """out = (∂h⁺/∂h)ᵀ λ = a ⊙ λ + Wᵀ (c ⊙ λ). `out` must not overlap `lam`."""
-    torch.addcmul(torch.matmul(_by_gate(at.c, lam_KBH), w_GH), at.a, lam_KBH, out=out)
+    torch.addcmul(torch.matmul(_by_gate(at.c, lam), w), at.a, lam, out=out)
 
 
-def diagonal(at: Coefficients, w_GH: Tensor, out: Tensor) -> None:
+def diagonal(at: Coefficients, w: Tensor, out: Tensor) -> None:
     """out = diag(∂h⁺/∂h) = a + Σ over the gates of c ⊙ diag W."""
     out.copy_(at.a)
-    for c, w in zip(at.c.split(out.shape[-1], -1), w_GH.split(out.shape[-1]), strict=True):
-        out.addcmul_(c, w.diagonal())
+    for c, w_gate in zip(at.c.split(out.shape[-1], -1), w.split(out.shape[-1]), strict=True):
+        out.addcmul_(c, w_gate.diagonal())
 
 
-def gate_gradients(lam_KBH: Tensor, at: Coefficients) -> tuple[Tensor, Tensor]:
+def gate_gradients(lam: Tensor, at: Coefficients) -> tuple[Tensor, Tensor]:
     """(∂h⁺/∂x)ᵀ λ [K, B, 3H], and (∂h⁺/∂q)ᵀ λ [K, B, H]: W h + b enters r and z as x does, but n through q."""
-    by_x = _by_gate(at.c, lam_KBH)
-    by_q = by_x[..., 2 * lam_KBH.shape[-1] :].clone()
-    torch.mul(at.c_n, lam_KBH, out=by_x[..., 2 * lam_KBH.shape[-1] :])
+    by_x = _by_gate(at.c, lam)
+    by_q = by_x[..., 2 * lam.shape[-1] :].clone()
+    torch.mul(at.c_n, lam, out=by_x[..., 2 * lam.shape[-1] :])
     return by_x, by_q
 
 
-def linearise(
-    h_KBH: Tensor, x_KBG: Tensor, w_GH: Tensor, b_G: Tensor | None, dt: float, formulation: str
-) -> Coefficients:
+def linearise(h: Tensor, x: Tensor, cell: Cell) -> Coefficients:
     """The adjoint's coefficients at h, where the gates were not kept."""
-    gates = advance(h_KBH, x_KBG, w_GH, b_G, dt, formulation, torch.empty_like(h_KBH))
-    return coefficients(h_KBH, gates, dt, formulation)
+    return coefficients(h, _gates(h, x, cell), cell)
 
 
-def sweep(
-    h_PBH: Tensor,
-    x_LBG: Tensor,
-    w_GH: Tensor,
-    b_G: Tensor | None,
-    dt: float,
-    formulation: str,
-    geometry: Sweep,
-    terms: Terms = NO_TERMS,
-) -> None:
-    """March the states; `terms` are those of `kernels.sweep.march`."""
+def sweep(h: Tensor, x: Tensor, cell: Cell, sweep: Sweep, terms: Terms = NO_TERMS) -> None:
+    """March the states."""
 
-    def step(layers: slice, h: Tensor, out: Tensor, diagonal_out: Tensor | None) -> None:
-        gates = advance(h, x_LBG[layers], w_GH, b_G, dt, formulation, out)
-        if diagonal_out is not None:
-            diagonal(coefficients(h, gates, dt, formulation), w_GH, diagonal_out)
+    def phi(layers: slice, source: Tensor, out: Tensor, diagonal_out: Tensor | None) -> None:
+        advance(source, x[layers], cell, out, diagonal_out)
 
-    march(geometry, step, h_PBH, terms)
+    march(sweep, phi, h, terms)
 
 
-def adjoint_sweep(lam_PBH: Tensor, at: Coefficients, w_GH: Tensor, geometry: Sweep, terms: Terms = NO_TERMS) -> None:
+def adjoint_sweep(lam: Tensor, at: Coefficients, w: Tensor, sweep: Sweep, terms: Terms = NO_TERMS) -> None:
     """March the adjoint states from the layers' coefficients."""
 
-    def step(layers: slice, lam: Tensor, out: Tensor, diagonal_out: Tensor | None) -> None:
-        vjp(lam, at[layers], w_GH, out)
+    def phi(layers: slice, source: Tensor, out: Tensor, diagonal_out: Tensor | None) -> None:
+        vjp(source, at[layers], w, out)
         if diagonal_out is not None:
-            diagonal(at[layers], w_GH, diagonal_out)
+            diagonal(at[layers], w, diagonal_out)
 
-    march(geometry, step, lam_PBH, terms)
+    march(sweep, phi, lam, terms)
 
 
 def adjoint_sweep_recomputed(
-    lam_PBH: Tensor,
-    h_LBH: Tensor,
-    x_LBG: Tensor,
-    w_GH: Tensor,
-    b_G: Tensor | None,
-    dt: float,
-    formulation: str,
-    geometry: Sweep,
-    terms: Terms = NO_TERMS,
+    lam: Tensor, h: Tensor, x: Tensor, cell: Cell, sweep: Sweep, terms: Terms = NO_TERMS
 ) -> None:
     """March the adjoint states, linearising each step as it comes."""
 
-    def step(layers: slice, lam: Tensor, out: Tensor, diagonal_out: Tensor | None) -> None:
-        at = linearise(h_LBH[layers], x_LBG[layers], w_GH, b_G, dt, formulation)
-        vjp(lam, at, w_GH, out)
+    def phi(layers: slice, source: Tensor, out: Tensor, diagonal_out: Tensor | None) -> None:
+        at = linearise(h[layers], x[layers], cell)
+        vjp(source, at, cell.w, out)
         if diagonal_out is not None:
-            diagonal(at, w_GH, diagonal_out)
+            diagonal(at, cell.w, diagonal_out)
 
-    march(geometry, step, lam_PBH, terms)
+    march(sweep, phi, lam, terms)
 
 
-def _by_gate(c_KBG: Tensor, lam_KBH: Tensor) -> Tensor:
-    return (c_KBG.unflatten(-1, (3, -1)) * lam_KBH.unsqueeze(-2)).flatten(-2)
+def _by_gate(c_KBG: Tensor, lam: Tensor) -> Tensor:
+    return (c_KBG.unflatten(-1, (3, -1)) * lam.unsqueeze(-2)).flatten(-2)

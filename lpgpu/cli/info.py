@@ -8,7 +8,7 @@ import torch
 
 import lpgpu
 from lpgpu.comm.diagnostics import describe_ranks
-from lpgpu.kernels import dispatch
+from lpgpu.kernels import dispatch, registry
 from lpgpu.kernels.precision import get_precision
 
 PACKAGES = ("torch", "triton", "cupy", "mpi4py", "nvtx")
@@ -40,6 +40,7 @@ def describe() -> str:
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     lines["CUDA devices"] = ", ".join(devices) or "none"
     lines["kernels"] = _kernels(bool(devices))
+    lines["operations"] = ", ".join(registry.packages())
     lines |= ranks
     return "\n".join(f"{name:<14}{value}" for name, value in lines.items())
 

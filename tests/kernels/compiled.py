@@ -16,14 +16,13 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 
+from lpgpu.kernels import registry
 from lpgpu.kernels.configuration import Configuration
 
 TABLE = Path(__file__).with_name("resources.json")
-OPERATIONS = ("implicit_gru", "dense_step", "conv_step", "fas")
 
 
 @dataclass(frozen=True)
@@ -44,13 +43,12 @@ class Resources:
 def configurations() -> dict[str, tuple[Configuration, int]]:
     """Every shipped configuration with each architecture it is for, by the name it has in the table."""
     found = {}
-    for operation in OPERATIONS:
-        for configuration in import_module(f"lpgpu.kernels.{operation}.fused").configurations():
-            for arch in configuration.archs:
-                key = f"{configuration.key} sm_{arch}"
-                if key in found:
-                    raise ValueError(f"two configurations are called {key!r}")
-                found[key] = configuration, arch
+    for configuration in registry.configurations():
+        for arch in configuration.archs:
+            key = f"{configuration.key} sm_{arch}"
+            if key in found:
+                raise ValueError(f"two configurations are called {key!r}")
+            found[key] = configuration, arch
     return found
 
 

@@ -1,10 +1,13 @@
 """Inputs for the tests of kernels: fresh, in several memory orders, with outputs that are NaN until written."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from lpgpu.kernels.operation import Operation
 
 ETA = 0.1
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -41,3 +44,8 @@ def every_third(t: Tensor) -> Tensor:
 def poisoned_like(t: Tensor) -> Tensor:
     """NaN everywhere, in the same memory order and stride."""
     return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype).fill_(torch.nan)
+
+
+def opcheck(operation: Operation, *args: Any, **options: Any) -> None:
+    """What torch demands of the operator that stands for an operation's function."""
+    torch.library.opcheck(operation.operator, tuple(operation.signature.flat(args)), **options)

@@ -32,12 +32,12 @@ class TestFormula:
         d = torch.randn_like(z)
         leaf = z.clone().requires_grad_()
         (expected,) = torch.autograd.grad(FORMULAS[name](leaf), leaf, d)
-        value, kept = g.value_and_kept(z.clone())
+        value, saved = g.value_and_saved(z.clone())
         before = d.clone()
-        assert (g.pull_back(d, kept) - expected).abs().max() <= 1e-12 * d.abs().max()
+        assert (g.pull_back(d, saved) - expected).abs().max() <= 1e-12 * d.abs().max()
         assert torch.equal(d, before)
         assert_close_relative(value, FORMULAS[name](z))
-        assert_close_relative(g.value_of_kept(kept), FORMULAS[name](z))
+        assert_close_relative(g.value_of_saved(saved), FORMULAS[name](z))
 
     def test_module_is_the_same(self, name: str, shape: tuple[int, ...], scale: float) -> None:
         z = scale * torch.randn(shape, dtype=torch.float64)
@@ -47,22 +47,22 @@ class TestFormula:
 
 
 @pytest.mark.parametrize("name", FORMULAS)
-def test_reading_what_was_kept_leaves_it_alone(name: str) -> None:
+def test_reading_what_was_saved_leaves_it_alone(name: str) -> None:
     g = activation_named(name)
-    _, kept = g.value_and_kept(torch.randn(5, dtype=torch.float64))
-    before = kept.clone()
-    g.value_of_kept(kept)
-    g.pull_back(torch.randn(5, dtype=torch.float64), kept)
-    assert torch.equal(kept, before)
+    _, saved = g.value_and_saved(torch.randn(5, dtype=torch.float64))
+    before = saved.clone()
+    g.value_of_saved(saved)
+    g.pull_back(torch.randn(5, dtype=torch.float64), saved)
+    assert torch.equal(saved, before)
 
 
 def test_smooth_relu_joins_its_pieces() -> None:
     """Value and slope at ±η and at the middle."""
     z = torch.tensor([-1.0, -ETA, 0.0, ETA, 1.0], dtype=torch.float64)
     g = activation_named("smooth_relu")
-    value, kept = g.value_and_kept(z.clone())
+    value, saved = g.value_and_saved(z.clone())
     assert value.tolist() == pytest.approx([0, 0, ETA / 4, ETA, 1])
-    assert g.pull_back(torch.ones_like(z), kept).tolist() == pytest.approx([0, 0, 1 / 2, 1, 1])
+    assert g.pull_back(torch.ones_like(z), saved).tolist() == pytest.approx([0, 0, 1 / 2, 1, 1])
 
 
 def test_unknown_names_are_refused_with_the_known_ones() -> None:

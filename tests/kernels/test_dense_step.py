@@ -41,10 +41,10 @@ def plain(u: Tensor, w: Tensor, b: Tensor | None, activation: str) -> Tensor:
 def test_advance(activation: str, bias: bool, order: Order) -> None:
     u, w, b, _ = problem(order, bias)
     before, out = u.clone(), poisoned_like(u)
-    kept = dense_step.advance(u, w, b, DT, activation, out)
+    saved = dense_step.advance(u, w, b, DT, activation, out)
     assert_close_relative(out, plain(u, w, b, activation))
     assert torch.equal(u, before)
-    assert_close_relative(kept, dense_step.kept(u, w, b, activation))
+    assert_close_relative(saved, dense_step.linearise(u, w, b, activation))
 
 
 def test_vjp_and_parameter_gradient(activation: str, bias: bool, order: Order) -> None:
@@ -52,11 +52,11 @@ def test_vjp_and_parameter_gradient(activation: str, bias: bool, order: Order) -
     leaves = [t.detach().clone().requires_grad_() for t in (u, w, b) if t is not None]
     expected = torch.autograd.grad(plain(*leaves, *([] if bias else [None]), activation), leaves, lam)  # pyright: ignore
 
-    kept = dense_step.advance(u, w, b, DT, activation, poisoned_like(u))
+    saved = dense_step.advance(u, w, b, DT, activation, poisoned_like(u))
     before, out = lam.clone(), poisoned_like(lam)
-    dense_step.vjp(lam, kept, w, DT, activation, out)
+    dense_step.vjp(lam, saved, w, DT, activation, out)
     assert_close_relative(out, expected[0], "dx")
-    dw, db = dense_step.parameter_gradient(lam, kept, u, DT, activation)
+    dw, db = dense_step.parameter_gradient(lam, saved, u, DT, activation)
     assert_close_relative(dw, expected[1], "dW")
     if bias:
         assert_close_relative(db, expected[2], "db")
@@ -65,9 +65,9 @@ def test_vjp_and_parameter_gradient(activation: str, bias: bool, order: Order) -
 
 def test_diagonal(activation: str, bias: bool, order: Order) -> None:
     u, w, b, _ = problem(order, bias)
-    kept = dense_step.kept(u, w, b, activation)
+    saved = dense_step.linearise(u, w, b, activation)
     out = poisoned_like(u)
-    dense_step.diagonal(kept, w, DT, activation, out)
+    dense_step.diagonal(saved, w, DT, activation, out)
     for k in range(LAYERS):
         for row in range(BATCH):
             jacobian = torch.autograd.functional.jacobian(

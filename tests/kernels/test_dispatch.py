@@ -118,22 +118,6 @@ def test_a_backend_chosen_holds_in_every_thread() -> None:
         assert threads.submit(dispatch.current_backend).result() == "reference"
 
 
-def test_launches_are_counted_and_made_on_the_tensors_device() -> None:
-    seen: list[Any] = []
-
-    class Kernel:
-        __name__ = "kernel"
-
-        def __getitem__(self, grid: tuple[int, ...]) -> Any:
-            return lambda *arguments, **options: seen.append((grid, arguments, options))
-
-    dispatch.launches.clear()
-    dispatch.launch(Kernel(), (3,), None, CPU, 7, num_warps=4)
-    dispatch.launch(Kernel(), (4,), CPU)
-    assert seen == [((3,), (None, CPU, 7), {"num_warps": 4}), ((4,), (CPU,), {})]
-    assert dispatch.launches == {"kernel": 2}
-
-
 def test_kernels_can_be_imported_without_triton() -> None:
     """A process in which `import triton` fails."""
     program = (

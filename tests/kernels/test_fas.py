@@ -39,3 +39,22 @@ def test_coarse_right_hand_side_does_not_overflow_where_states_are_large() -> No
     """φ and Φ_c near the largest half-precision number; u + r would be beyond it."""
     phi = torch.full((1, 3), 60000.0, dtype=torch.float16)
     assert torch.equal(fas.coarse_right_hand_side_(phi - 32, phi), torch.full_like(phi, 32))
+
+
+def test_restriction_is_both_in_one_pass() -> None:
+    """Also where φ has a point before the coarse level's first, and one after its last."""
+    phi, u = torch.randn(5, 2, 3, dtype=torch.float64), torch.randn(4, 2, 3, dtype=torch.float64)
+    coarse_phi = torch.randn(3, 2, 3, dtype=torch.float64)
+    expected = phi[1:4] - coarse_phi
+    assert_close_relative(fas.restrict_(coarse_phi, phi, u, 1), fas.residual_norm(phi[:4], u))
+    assert torch.equal(coarse_phi, expected)
+
+
+def test_restriction_refuses_points_that_phi_has_not() -> None:
+    phi = torch.zeros(2, 3)
+    with pytest.raises(ValueError, match=r"u has shape \(3, 3\); expected \(2, 3\)"):
+        fas.restrict_(torch.zeros(2, 3), phi, torch.zeros(3, 3))
+    with pytest.raises(ValueError, match=r"coarse_phi has shape \(2, 3\); expected \(1, 3\)"):
+        fas.restrict_(torch.zeros(2, 3), phi, phi, 1)
+    with pytest.raises(ValueError, match="first is -1"):
+        fas.restrict_(torch.zeros(2, 3), phi, phi, -1)

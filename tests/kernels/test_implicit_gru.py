@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lpgpu.kernels import implicit_gru
-from lpgpu.kernels.implicit_gru import Coefficients, Gates
+from lpgpu.kernels.implicit_gru import Cell, Coefficients, Gates
 from tests.assertions import TOLERANCE, assert_close_relative
 from tests.kernels.steps import contiguous, every_third, poisoned_like
 
@@ -38,12 +38,16 @@ class Problem(NamedTuple):
     def expected(self) -> Tensor:
         return self.plain(self.h, self.x, F.linear(self.h, self.w, self.b))
 
+    @property
+    def cell(self) -> Cell:
+        return Cell(self.w, self.b, self.dt, self.formulation)
+
     def advance(self, out: Tensor | None = None) -> Gates:
         out = poisoned_like(self.h) if out is None else out
-        return implicit_gru.advance(self.h, self.x, self.w, self.b, self.dt, self.formulation, out)
+        return implicit_gru.advance(self.h, self.x, self.cell, out)
 
     def coefficients(self) -> Coefficients:
-        return implicit_gru.coefficients(self.h, self.advance(), self.dt, self.formulation)
+        return implicit_gru.coefficients(self.h, self.advance(), self.cell)
 
 
 @pytest.fixture(params=[0.3, 1.0, 16.0], ids="dt={}".format)
@@ -146,7 +150,7 @@ def test_gates_and_coefficients_are_sliced_over_the_steps(formulation: str) -> N
     some = slice(1, 3)
     gates, at, lam = problem.advance(), problem.coefficients(), problem.lam[some]
     assert len(gates) == len(at) == STEPS and len(gates[some]) == len(at[some]) == 2
-    sliced = implicit_gru.coefficients(problem.h[some], gates[some], problem.dt, formulation)
+    sliced = implicit_gru.coefficients(problem.h[some], gates[some], problem.cell)
     whole, part, direct = poisoned_like(problem.lam), poisoned_like(lam), poisoned_like(lam)
     implicit_gru.vjp(problem.lam, at, problem.w, whole)
     implicit_gru.vjp(lam, at[some], problem.w, part)
@@ -162,7 +166,7 @@ def test_past_the_end_the_state_is_held_and_so_is_the_adjoint(dt: float, formula
     problem.x[:, ::2, WIDTH : 2 * WIDTH] = math.inf
     h_next, lam_next, diagonal = (poisoned_like(problem.h) for _ in range(3))
     gates = problem.advance(h_next)
-    at = implicit_gru.coefficients(problem.h, gates, dt, formulation)
+    at = implicit_gru.coefficients(problem.h, gates, problem.cell)
     implicit_gru.vjp(problem.lam, at, problem.w, lam_next)
     implicit_gru.diagonal(at, problem.w, diagonal)
     assert torch.equal(h_next[:, ::2], problem.h[:, ::2])
@@ -184,7 +188,7 @@ def test_saturated_gates_are_finite(dt: float, formulation: str, dtype: torch.dt
     problem.x.copy_(sign * largest * problem.x.sign())
     h_next, lam_next = poisoned_like(problem.h), poisoned_like(problem.h)
     gates = problem.advance(h_next)
-    at = implicit_gru.coefficients(problem.h, gates, dt, formulation)
+    at = implicit_gru.coefficients(problem.h, gates, problem.cell)
     implicit_gru.vjp(problem.lam, at, problem.w, lam_next)
     assert all(t.isfinite().all() for t in (h_next, lam_next, at.a, at.c, at.c_n, gates.rz, gates.n))
     assert torch.equal(gates.n.abs(), torch.ones_like(gates.n))

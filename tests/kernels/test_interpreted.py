@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernels.own_process import run_tests
+from tests.kernels.subprocess_tests import run_tests
 
 FILES = sorted((Path(__file__).parent / "interpreted").glob("test_*.py"))
 

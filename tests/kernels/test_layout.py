@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lpgpu.kernels import devices
-from lpgpu.kernels.layout import empty_ordered_like, layer_extent, refusal
+from lpgpu.kernels.layout import empty_ordered_like, layer_extent, why_unsupported
 
 
 def test_a_layer_of_no_rows_spans_nothing() -> None:
@@ -22,9 +22,9 @@ def test_gpus_that_the_tiles_are_not_for_are_refused(hip, capability, reason, mo
     monkeypatch.setattr(torch.version, "hip", hip)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(devices, "arch_of", devices.arch_of.__wrapped__)
-    refused = devices.refusal.__wrapped__(torch.device("cuda", 0))
+    refused = devices.why_unsupported.__wrapped__(torch.device("cuda", 0))
     assert refused is None if reason is None else reason in refused
 
 
 def test_tensors_on_a_cpu_are_refused_by_dispatch_alone() -> None:
-    assert refusal(torch.empty(2, 3)) is None
+    assert why_unsupported(torch.empty(2, 3)) is None

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from lpgpu.kernels import conv_step, dense_step
-from lpgpu.kernels.conv_step import Kept, Kernel
+from lpgpu.kernels.conv_step import Filter, Saved
 from lpgpu.kernels.conv_step import operators as conv_operators
 from lpgpu.kernels.dense_step import operators as dense_operators
-from lpgpu.kernels.packing import integers_of
 from lpgpu.kernels.sweep import Sweep, Terms
 from tests.assertions import assert_close_relative
+from tests.kernels.steps import opcheck
 
 DT, LAYERS = 0.3, 4
 WHOLE, WHOLE_BACK = Sweep(LAYERS, 0, LAYERS, LAYERS), Sweep(LAYERS, LAYERS - 1, LAYERS, LAYERS, reverse=True)
@@ -28,8 +28,8 @@ def dense_parameters() -> tuple[Tensor, Tensor]:
     return random(LAYERS, 3, 3), random(LAYERS, 3)
 
 
-def conv_parameters() -> list[Kernel]:
-    return [Kernel(random(LAYERS, 2, 2, 3, 3) / 4, random(LAYERS, 2)) for _ in range(2)]
+def conv_parameters() -> list[Filter]:
+    return [Filter(random(LAYERS, 2, 2, 3, 3) / 4, random(LAYERS, 2)) for _ in range(2)]
 
 
 class TestDenseSweep:
@@ -44,8 +44,8 @@ class TestDenseSweep:
 
         lam = random(LAYERS + 1, 5, 3)
         (expected,) = torch.autograd.grad(states[-1], v, lam[-1])
-        kept = dense_step.kept(u[:-1], w, b, "tanh")
-        dense_step.adjoint_sweep(lam, kept, w, DT, "tanh", WHOLE_BACK)
+        saved = dense_step.linearise(u[:-1], w, b, "tanh")
+        dense_step.adjoint_sweep(lam, saved, w, DT, "tanh", WHOLE_BACK)
         assert_close_relative(lam[0], expected)
 
     def test_products_are_of_the_diagonals(self) -> None:
@@ -57,21 +57,21 @@ class TestDenseSweep:
 
 
 def test_conv_sweep_of_all_layers_is_serial_propagation_and_back() -> None:
-    kernels, u = conv_parameters(), random(LAYERS + 1, 2, 2, 4, 3)
+    filters, u = conv_parameters(), random(LAYERS + 1, 2, 2, 4, 3)
     v = u[0].clone().requires_grad_()
     states = [v]
     for k in range(LAYERS):
         a = states[-1]
-        for kernel in kernels:
-            a = torch.tanh(torch.conv2d(a, *kernel.layer(k), padding=1))
+        for each in filters:
+            a = torch.tanh(torch.conv2d(a, *each.layer(k), padding=1))
         states.append(states[-1] + DT * a)
-    conv_step.sweep(u, kernels, DT, "tanh", WHOLE)
+    conv_step.sweep(u, filters, DT, "tanh", WHOLE)
     assert_close_relative(u, torch.stack(states))
 
     lam = random(*u.shape)
     (expected,) = torch.autograd.grad(states[-1], v, lam[-1])
-    kept = conv_step.kept(u[:-1], kernels, "tanh")
-    conv_step.adjoint_sweep(lam, kept, kernels, DT, "tanh", WHOLE_BACK)
+    saved = conv_step.linearise(u[:-1], filters, "tanh")
+    conv_step.adjoint_sweep(lam, saved, filters, DT, "tanh", WHOLE_BACK)
     assert_close_relative(lam[0], expected)
 
 
@@ -80,7 +80,7 @@ def dense_function(u: Tensor, w: Tensor, b: Tensor) -> Tensor:
 
 
 def conv_function(u: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    return conv_step.conv_ode_step(u, [Kernel(w1, b1), Kernel(w2, b2)], DT, "silu")
+    return conv_step.conv_ode_step(u, [Filter(w1, b1), Filter(w2, b2)], DT, "silu")
 
 
 def dense_leaves() -> list[Tensor]:
@@ -122,7 +122,7 @@ class TestFunction:
             if function is dense_function:
                 dense_step.dense_ode_step(u, *parameters, DT, "gelu")
             else:
-                conv_step.conv_ode_step(u, [Kernel(*parameters[:2])], DT, "gelu")
+                conv_step.conv_ode_step(u, [Filter(*parameters[:2])], DT, "gelu")
 
 
 def test_sweeps_compile_whole() -> None:
@@ -135,19 +135,18 @@ def test_sweeps_compile_whole() -> None:
 
 
 def test_operators_pass_opcheck() -> None:
-    (w, b), u, kernels = dense_parameters(), random(LAYERS + 1, 5, 3), conv_parameters()
-    options = (DT, "tanh", integers_of(Sweep(LAYERS, 0, 2, 1)))
-    torch.library.opcheck(dense_operators.dense_sweep, (u, w, b, *options, u.clone(), None, None, random(2, 5, 3)))
-    kept = dense_step.kept(u[:-1], w, b, "tanh")
-    torch.library.opcheck(dense_operators.dense_adjoint_sweep, (u, kept, w, *options, None, None, None, None))
-    torch.library.opcheck(dense_step.dense_ode_step, (*dense_leaves(), DT, "tanh"))
+    (w, b), u, filters = dense_parameters(), random(LAYERS + 1, 5, 3), conv_parameters()
+    sweep, options = Sweep(LAYERS, 0, 2, 1), (DT, "tanh")
+    opcheck(dense_operators.sweep, u, w, b, *options, sweep, Terms(u.clone(), products=random(2, 5, 3)))
+    saved = dense_step.linearise(u[:-1], w, b, "tanh")
+    opcheck(dense_operators.adjoint_sweep, u, saved, w, *options, sweep, Terms())
+    torch.library.opcheck(dense_step.dense_ode_step, (*dense_leaves(), *options))
     images = random(LAYERS + 1, 2, 2, 4, 3)
-    rest = (*conv_operators.split(kernels), *options, None, None, None)
-    torch.library.opcheck(conv_operators.conv_sweep, (images, *rest))
-    kept = conv_step.kept(images[:-1], kernels, "tanh").stacked()
-    torch.library.opcheck(conv_operators.conv_adjoint_sweep, (images, kept, *rest))
-    torch.library.opcheck(conv_operators._conv_ode_step, (*conv_leaves(), DT, "tanh"))
-    torch.library.opcheck(conv_operators._conv_ode_step, (*conv_leaves()[:3], None, None, DT, "tanh"))
+    opcheck(conv_operators.sweep, images, filters, *options, sweep, Terms())
+    saved = conv_step.linearise(images[:-1], filters, "tanh")
+    opcheck(conv_operators.adjoint_sweep, images, saved, filters, *options, sweep, Terms())
+    torch.library.opcheck(conv_operators._conv_ode_step, (*conv_leaves(), *options))
+    torch.library.opcheck(conv_operators._conv_ode_step, (*conv_leaves()[:3], None, None, *options))
 
 
 class TestRefusals:
@@ -159,7 +158,7 @@ class TestRefusals:
             dense_step.sweep(u, w, b.float(), DT, "tanh", WHOLE)
         with pytest.raises(ValueError, match=r"u has shape \(4, 5, 3\); expected \(5, 5, 3\)"):
             dense_step.sweep(short, w, b, DT, "tanh", WHOLE)
-        with pytest.raises(ValueError, match=r"kept has shape \(5, 5, 3\); expected \(4, 5, 3\)"):
+        with pytest.raises(ValueError, match=r"saved has shape \(5, 5, 3\); expected \(4, 5, 3\)"):
             dense_step.adjoint_sweep(u, u, w, DT, "tanh", WHOLE_BACK)
         with pytest.raises(ValueError, match=r"products has shape \(1, 5, 2\); expected \(1, 5, 3\)"):
             dense_step.sweep(u, w, b, DT, "tanh", WHOLE, Terms(products=random(1, 5, 2)))
@@ -168,22 +167,22 @@ class TestRefusals:
         with pytest.raises(ValueError, match="expected a floating-point dtype"):
             dense_step.sweep(u.long(), w, b, DT, "tanh", WHOLE)
 
-    def test_kernels_that_do_not_go_together(self) -> None:
-        kernels, u = conv_parameters(), random(LAYERS, 2, 2, 4, 3)
-        with pytest.raises(ValueError, match="there are no kernels"):
+    def test_filters_that_do_not_go_together(self) -> None:
+        filters, u = conv_parameters(), random(LAYERS, 2, 2, 4, 3)
+        with pytest.raises(ValueError, match="there are no filters"):
             conv_step.advance(u, [], DT, "tanh", u.clone())
         with pytest.raises(ValueError, match=r"w has shape .*; expected \(4, 2, 2, 3, 3\)"):
-            conv_step.advance(u, [Kernel(random(LAYERS, 3, 2, 3, 3), None)], DT, "tanh", u.clone())
+            conv_step.advance(u, [Filter(random(LAYERS, 3, 2, 3, 3), None)], DT, "tanh", u.clone())
         with pytest.raises(ValueError, match=r"\[layers, images, channels, rows, columns\]"):
-            conv_step.advance(u[0], kernels, DT, "tanh", u[0].clone())
-        with pytest.raises(ValueError, match="kept is of 0 convolutions × 0 layers; expected 2 × 4"):
-            conv_step.vjp(u, Kept(), kernels, DT, "tanh", u.clone())
+            conv_step.advance(u[0], filters, DT, "tanh", u[0].clone())
+        with pytest.raises(ValueError, match="saved is of 0 convolutions × 0 layers; expected 2 × 4"):
+            conv_step.vjp(u, Saved(), filters, DT, "tanh", u.clone())
         with pytest.raises(ValueError, match="3 convolutions; expected one or two"):
-            conv_step.conv_ode_step(u, [*kernels, kernels[0]], DT, "tanh")
+            conv_step.conv_ode_step(u, [*filters, filters[0]], DT, "tanh")
 
 
-def test_what_is_kept_is_a_sequence_over_layers() -> None:
-    kept = conv_step.kept(random(LAYERS, 2, 2, 4, 3), conv_parameters(), "tanh")
-    assert (len(kept), len(kept[1:3]), len(Kept())) == (LAYERS, 2, 0)
-    for stacked, of_convolution in zip(kept[1:3].stacked(), kept.stacked(), strict=True):
+def test_what_is_saved_is_a_sequence_over_layers() -> None:
+    saved = conv_step.linearise(random(LAYERS, 2, 2, 4, 3), conv_parameters(), "tanh")
+    assert (len(saved), len(saved[1:3]), len(Saved())) == (LAYERS, 2, 0)
+    for stacked, of_convolution in zip(saved[1:3].stacked(), saved.stacked(), strict=True):
         assert torch.equal(stacked, of_convolution[1:3])

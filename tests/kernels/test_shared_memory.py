@@ -1,13 +1,13 @@
-"""Whatever the capacity rules choose has the shared memory it takes, on every GPU: too much fails at launch only."""
+"""Whatever the rules choose has the shared memory it takes, on every GPU: too much fails at launch only."""
 
 import itertools
 
 import pytest
 import torch
 
-from lpgpu.kernels.dense_step import capacity as dense
+from lpgpu.kernels.dense_step import tiles as dense
 from lpgpu.kernels.devices import shared_limit
-from lpgpu.kernels.implicit_gru import capacity as gru
+from lpgpu.kernels.implicit_gru import tiles as gru
 from tests.kernels.compiled import read_table
 
 ARCHS = [80, 86, 87, 89, 90, 100, 120]
@@ -48,7 +48,7 @@ def test_resident_gru_sweeps(arch: int) -> None:
     kinds = ("forward", "adjoint", "recomputed")
     for width, dtype, precision, kind in itertools.product((16, 32, 64, 100, 128), DTYPES, precisions, kinds):
         for corrected, right_hand_side in itertools.product((False, True), repeat=2):
-            chosen = gru.tier(
+            chosen = gru.tile(
                 width, dtype, arch, precision=precision, kind=kind, corrected=corrected, right_hand_side=right_hand_side
             )
             assert chosen.shared_bytes <= shared_limit(arch)
@@ -57,8 +57,8 @@ def test_resident_gru_sweeps(arch: int) -> None:
 def test_small_gpus_take_the_tiles_of_a_step_that_are_compiled_for_sm_80() -> None:
     """Those fit into the least shared memory there is."""
     for dtype, precision, rows in itertools.product(DTYPES, ("ieee", "tf32x3", "tf32", "bf16"), (16, None)):
-        tiles = {arch: gru.tier(512, dtype, arch, precision=precision, num_rows=rows) for arch in (80, 86, 89, 120)}
-        assert len({(t.rows, t.columns, t.depth, t.num_warps, t.num_stages) for t in tiles.values()}) == 1
+        of_arch = {arch: gru.tile(512, dtype, arch, precision=precision, num_rows=rows) for arch in (80, 86, 89, 120)}
+        assert len({(t.rows, t.columns, t.depth, t.num_warps, t.num_stages) for t in of_arch.values()}) == 1
     kernels = ("gru_step_tiled", "gru_adjoint_tiled", "dense_step_kernel", "conv_step_kernel", "conv_gradient_kernel")
     of_steps = {key: each for key, each in read_table().items() if key.startswith(kernels) and key.endswith("sm_80")}
     assert any("fp32 bf16" in key for key in of_steps)

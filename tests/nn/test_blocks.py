@@ -43,7 +43,7 @@ class TestWhichPathIsTaken:
     def test_convolution(self, convolutions: int, bias: bool) -> None:
         layers = layers_for(ConvBlock(3, convolutions, bias=bias), torch.zeros(2, 3, 4, 4))
         assert isinstance(layers, ConvLayers)
-        assert len(layers.kernels) == convolutions
+        assert len(layers.filters) == convolutions
 
     @pytest.mark.parametrize(
         ("block", "shape", "scheme", "form"),

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from lpgpu.kernels.conv_step import Kernel
+from lpgpu.kernels.conv_step import Filter
 from lpgpu.nn.arguments import Call
 from lpgpu.nn.blocks import Activate, ConvBlock, DenseBlock
 from lpgpu.nn.propagators.conv import ConvLayers
@@ -46,8 +46,8 @@ def layers_of(
         convolutions = [f"convolutions.{i}" for i in range(len(block.convolutions))]
         as_written = is_as_written(block, _OF_CONVOLUTIONS) and all(map(is_of_kernel, block.convolutions))
         if as_written and _are_plain(parameters, convolutions):
-            kernels = [Kernel(parameters[f"{name}.weight"], parameters.get(f"{name}.bias")) for name in convolutions]
-            return ConvLayers(kernels, block.activation.name, dt)
+            filters = [Filter(parameters[f"{name}.weight"], parameters.get(f"{name}.bias")) for name in convolutions]
+            return ConvLayers(filters, block.activation.name, dt)
     return general_layers_of(block, parameters, x, scheme, form, dt, call)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from lpgpu.kernels import conv_step
+from lpgpu.kernels.conv_step import operators
 from lpgpu.kernels.dispatch import could_fuse
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 from lpgpu.nn.propagators.layers import Layers, Linearisation
@@ -13,9 +14,9 @@ from lpgpu.nn.propagators.layers import Layers, Linearisation
 class ConvLayers(Layers):
     """u + Δt g(K_k ∗ … + b_k): for each convolution weights [layers, C, C, 3, 3] and biases [layers, C] or None."""
 
-    def __init__(self, kernels: list[conv_step.Kernel], activation: str, dt: float) -> None:
-        self.kernels = conv_step.packed(
-            [conv_step.Kernel(w.detach(), None if b is None else b.detach()) for w, b in kernels]
+    def __init__(self, filters: list[conv_step.Filter], activation: str, dt: float) -> None:
+        self.filters = conv_step.packed(
+            [conv_step.Filter(w.detach(), None if b is None else b.detach()) for w, b in filters]
         )
         self.activation = activation
         self.dt = dt
@@ -31,13 +32,15 @@ class ConvLayers(Layers):
         keep: bool = False,
         diagonal: Tensor | None = None,
         decay: Tensor | None = None,
-    ) -> conv_step.Kept | None:
-        kept = conv_step.advance(u, self._of(layers), self.dt, self.activation, out, keep=keep)
+    ) -> conv_step.Saved | None:
+        kept = operators.advance(u, self._of(layers), self.dt, self.activation, out, keep)
         return kept if keep else None
 
-    def linearise(self, layers: slice, u: Tensor, kept: conv_step.Kept | None = None) -> Linearisation:
-        kernels = self._of(layers)
-        return _Linearised(kernels, self.activation, self.dt, u, kept or conv_step.kept(u, kernels, self.activation))
+    def linearise(self, layers: slice, u: Tensor, kept: conv_step.Saved | None = None) -> Linearisation:
+        filters = self._of(layers)
+        return _Linearised(
+            filters, self.activation, self.dt, u, kept or operators.linearise(u, filters, self.activation)
+        )
 
     def fuses_sweeps(self, like: Tensor) -> bool:
         return could_fuse(like)
@@ -48,31 +51,31 @@ class ConvLayers(Layers):
     def empty_states(self, points: int, like: Tensor) -> Tensor:
         return conv_step.empty_states(points, like)
 
-    def _of(self, layers: slice) -> list[conv_step.Kernel]:
-        return [kernel.layers(layers) for kernel in self.kernels]
+    def _of(self, layers: slice) -> list[conv_step.Filter]:
+        return [each.of_layers(layers) for each in self.filters]
 
 
 class _Linearised(Linearisation):
     def __init__(
-        self, kernels: list[conv_step.Kernel], activation: str, dt: float, u: Tensor, kept: conv_step.Kept
+        self, filters: list[conv_step.Filter], activation: str, dt: float, u: Tensor, kept: conv_step.Saved
     ) -> None:
-        self.kernels = kernels
+        self.filters = filters
         self.activation = activation
         self.dt = dt
         self.u = u
         self.kept = kept
 
     def __getitem__(self, steps: slice) -> "_Linearised":
-        kernels = [kernel.layers(steps) for kernel in self.kernels]
-        return _Linearised(kernels, self.activation, self.dt, self.u[steps], self.kept[steps])
+        filters = [each.of_layers(steps) for each in self.filters]
+        return _Linearised(filters, self.activation, self.dt, self.u[steps], self.kept[steps])
 
     def vjp(self, lam: Tensor, out: Tensor) -> None:
-        conv_step.vjp(lam, self.kept, self.kernels, self.dt, self.activation, out)
+        operators.vjp(lam, self.kept, self.filters, self.dt, self.activation, out)
 
     def sweep(self, lam: Tensor, sweep: Sweep, terms: Terms = NO_TERMS) -> None:
-        conv_step.adjoint_sweep(lam, self.kept, self.kernels, self.dt, self.activation, sweep, terms)
+        conv_step.adjoint_sweep(lam, self.kept, self.filters, self.dt, self.activation, sweep, terms)
 
     def parameter_gradients(self, lam: Tensor) -> Sequence[Tensor | None]:
-        gradients = conv_step.parameter_gradient(lam, self.kept, self.u, self.kernels, self.dt, self.activation)
-        with_bias = [kernel.b is not None for kernel in self.kernels]
+        gradients = operators.parameter_gradient(lam, self.kept, self.u, self.filters, self.dt, self.activation)
+        with_bias = [each.b is not None for each in self.filters]
         return [d for pair, both in zip(gradients, with_bias, strict=True) for d in pair[: 1 + both]]

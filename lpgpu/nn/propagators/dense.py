@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from lpgpu.kernels import dense_step
+from lpgpu.kernels.dense_step import operators
 from lpgpu.kernels.dispatch import could_fuse
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 from lpgpu.nn.propagators.layers import Layers, Linearisation
@@ -33,7 +34,7 @@ class DenseLayers(Layers):
         decay: Tensor | None = None,
     ) -> Tensor | None:
         w, b = self._of(layers)
-        kept = dense_step.advance(u, w, b, self.dt, self.activation, out, diagonal=diagonal)
+        kept = operators.advance(u, w, b, self.dt, self.activation, out, diagonal)
         return kept if keep else None
 
     def fuses_sweeps(self, like: Tensor) -> bool:
@@ -45,7 +46,7 @@ class DenseLayers(Layers):
 
     def linearise(self, layers: slice, u: Tensor, kept: Tensor | None = None) -> Linearisation:
         w, b = self._of(layers)
-        return _Linearised(self, w, u, dense_step.kept(u, w, b, self.activation) if kept is None else kept)
+        return _Linearised(self, w, u, operators.linearise(u, w, b, self.activation) if kept is None else kept)
 
     def empty_states(self, points: int, like: Tensor) -> Tensor:
         return dense_step.empty_states(points, like)
@@ -65,10 +66,10 @@ class _Linearised(Linearisation):
         return _Linearised(self.stack, self.w[steps], self.u[steps], self.kept[steps])
 
     def vjp(self, lam: Tensor, out: Tensor) -> None:
-        dense_step.vjp(lam, self.kept, self.w, self.stack.dt, self.stack.activation, out)
+        operators.vjp(lam, self.kept, self.w, self.stack.dt, self.stack.activation, out)
 
     def diagonal(self, out: Tensor) -> None:
-        dense_step.diagonal(self.kept, self.w, self.stack.dt, self.stack.activation, out)
+        operators.diagonal(self.kept, self.w, self.stack.dt, self.stack.activation, out)
 
     def sweep(self, lam: Tensor, sweep: Sweep, terms: Terms = NO_TERMS) -> None:
         dense_step.adjoint_sweep(lam, self.kept, self.w, self.stack.dt, self.stack.activation, sweep, terms)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lpgpu.kernels import implicit_gru
 from lpgpu.kernels.dispatch import could_fuse
-from lpgpu.kernels.implicit_gru import Coefficients, Gates
+from lpgpu.kernels.implicit_gru import Cell, Coefficients, Gates, operators
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 from lpgpu.nn.propagators.layers import Layers, Linearisation
 
@@ -32,6 +32,11 @@ class GRULayers(Layers):
         self.formulation = formulation
         self.dt = dt
 
+    @property
+    def cell(self) -> Cell:
+        """What all steps share."""
+        return Cell(self.w, self.b, self.dt, self.formulation)
+
     def coarsened(self, m: int) -> Self:
         """As any layers, but that the classic cell, which diverges with a larger step, becomes the implicit one."""
         coarse = super().coarsened(m)
@@ -48,15 +53,14 @@ class GRULayers(Layers):
         diagonal: Tensor | None = None,
         decay: Tensor | None = None,
     ) -> Gates | Coefficients | None:
-        x = self.x[layers]
-        at = implicit_gru.advance(u, x, self.w, self.b, self.dt, self.formulation, out, diagonal, decay)
+        at = operators.advance(u, self.x[layers], self.cell, out, diagonal, decay)
         return at if keep else None
 
     def linearise(self, layers: slice, u: Tensor, kept: Gates | Coefficients | None = None) -> Linearisation:
         if kept is None:
-            kept = implicit_gru.linearise(u, self.x[layers], self.w, self.b, self.dt, self.formulation)
+            kept = operators.linearise(u, self.x[layers], self.cell)
         if isinstance(kept, Gates):
-            kept = implicit_gru.coefficients(u, kept, self.dt, self.formulation)
+            kept = implicit_gru.coefficients(u, kept, self.cell)
         return _Linearised(kept, self.w)
 
     def linearise_once(self, layers: slice, u: Tensor) -> Linearisation:
@@ -66,7 +70,7 @@ class GRULayers(Layers):
         return could_fuse(like)
 
     def sweep(self, layers: slice, u: Tensor, sweep: Sweep, terms: Terms = NO_TERMS) -> None:
-        implicit_gru.sweep(u, self.x[layers], self.w, self.b, self.dt, self.formulation, sweep, terms)
+        implicit_gru.sweep(u, self.x[layers], self.cell, sweep, terms)
 
     def join(self, kept: Sequence[Gates | Coefficients]) -> Gates | Coefficients:
         first = kept[0]
@@ -79,7 +83,7 @@ class _Linearised(Linearisation):
         self.w = w
 
     def vjp(self, lam: Tensor, out: Tensor) -> None:
-        implicit_gru.vjp(lam, self.at, self.w, out)
+        operators.vjp(lam, self.at, self.w, out)
 
     def __getitem__(self, steps: slice) -> "_Linearised":
         return _Linearised(self.at[steps], self.w)
@@ -88,13 +92,13 @@ class _Linearised(Linearisation):
         implicit_gru.adjoint_sweep(lam, self.at, self.w, sweep, terms)
 
     def diagonal(self, out: Tensor) -> None:
-        implicit_gru.diagonal(self.at, self.w, out)
+        operators.diagonal(self.at, self.w, out)
 
     def decay(self, out: Tensor) -> None:
         out.copy_(self.at.a)
 
     def parameter_gradients(self, lam: Tensor) -> Sequence[Tensor | None]:
-        return implicit_gru.gate_gradients(lam, self.at)
+        return operators.gate_gradients(lam, self.at)
 
 
 class _Once(Linearisation):
@@ -115,8 +119,8 @@ class _Once(Linearisation):
     def sweep(self, lam: Tensor, sweep: Sweep, terms: Terms = NO_TERMS) -> None:
         if not implicit_gru.can_recompute(lam, terms):
             return self._stored.sweep(lam, sweep, terms)
-        x, w, b = self.stack.x[self.layers], self.stack.w, self.stack.b
-        implicit_gru.adjoint_sweep_recomputed(lam, self.u, x, w, b, self.stack.dt, self.stack.formulation, sweep, terms)
+        x, cell = self.stack.x[self.layers], self.stack.cell
+        implicit_gru.adjoint_sweep_recomputed(lam, self.u, x, cell, sweep, terms)
 
     def diagonal(self, out: Tensor) -> None:
         self._stored.diagonal(out)

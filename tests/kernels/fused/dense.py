@@ -51,9 +51,9 @@ class Case:
         b = random(layers, self.width, dtype=self.dtype, device=self.device)
         return spread(w, 3), spread(b) if self.bias else None
 
-    def kept(self, layers: int) -> Tensor:
+    def saved(self, layers: int) -> Tensor:
         u, (w, b) = self.states(layers), self.weights(layers)
-        return like(u, reference.kept(u, w, b, self.activation))
+        return like(u, reference.linearise(u, w, b, self.activation))
 
 
 def check_sweep(
@@ -62,7 +62,7 @@ def check_sweep(
     (u, check_ends), (w, b) = guarded(case.states, sweep.num_layers + 1), case.weights(sweep.num_layers)
     for _, _, targets in sweep.marched():
         u[targets] = torch.nan
-    kept = case.kept(sweep.num_layers)
+    saved = case.saved(sweep.num_layers)
     g = case.states(sweep.num_layers + 1) if rhs else None
     corrections = [case.states(sweep.num_layers) if delta else None for _ in range(2)]
     shape = (sweep.num_intervals + 1, *u.shape[1:])
@@ -71,15 +71,15 @@ def check_sweep(
     expected_u, expected_terms = doubled(u), doubled_terms(terms)
     with Launched() as launched:
         if adjoint:
-            dense_step.adjoint_sweep(u, kept, w, DT, case.activation, sweep, terms)
+            dense_step.adjoint_sweep(u, saved, w, DT, case.activation, sweep, terms)
         else:
             dense_step.sweep(u, w, b, DT, case.activation, sweep, terms)
     if launches is not None:
         assert sum(launched.names.values()) == launches
     assert launched.names
-    w64, b64, kept64 = doubled(w), doubled(b), doubled(kept)
+    w64, b64, saved64 = doubled(w), doubled(b), doubled(saved)
     if adjoint:
-        reference.adjoint_sweep(expected_u, kept64, w64, DT, case.activation, sweep, expected_terms)
+        reference.adjoint_sweep(expected_u, saved64, w64, DT, case.activation, sweep, expected_terms)
     else:
         reference.sweep(expected_u, w64, b64, DT, case.activation, sweep, expected_terms)
     assert_near(u, expected_u, "states")
@@ -90,16 +90,16 @@ def check_sweep(
 
 
 def check_step(case: Case, layers: int) -> None:
-    """advance with its diagonal, kept, vjp, diagonal and the parameters' gradient, one launch each."""
+    """advance with its diagonal, saved, vjp, diagonal and the parameters' gradient, one launch each."""
     u, lam, (w, b) = case.states(layers), case.states(layers), case.weights(layers)
     out, diagonal = (like(u, torch.full_like(u, torch.nan)) for _ in range(2))
     u64, lam64, w64, b64 = doubled(u), doubled(lam), doubled(w), doubled(b)
     expected, expected_diagonal = torch.empty_like(u64), torch.empty_like(u64)
-    kept64 = reference.advance(u64, w64, b64, DT, case.activation, expected)
-    reference.diagonal(kept64, w64, DT, case.activation, expected_diagonal)
+    saved64 = reference.advance(u64, w64, b64, DT, case.activation, expected)
+    reference.diagonal(saved64, w64, DT, case.activation, expected_diagonal)
 
     with Launched() as launched:
-        assert dense_step.advance(u, w, b, DT, case.activation, out, diagonal=diagonal) is None
+        assert dense_step.advance(u, w, b, DT, case.activation, out, diagonal) is None
     assert launched.names == {"dense_step_kernel": 1}
     assert_near(out, expected, "advance")
     assert_near(diagonal, expected_diagonal, "diagonal on the way")
@@ -110,27 +110,27 @@ def check_step(case: Case, layers: int) -> None:
     assert_near(out, expected, "advance alone")
 
     with Launched() as launched:
-        kept = dense_step.kept(u, w, b, case.activation)
+        saved = dense_step.linearise(u, w, b, case.activation)
     assert launched.names == {"dense_step_kernel": 1}
-    assert_near(kept, kept64, "kept")
+    assert_near(saved, saved64, "saved")
 
     diagonal.fill_(torch.nan)
     with Launched() as launched:
-        dense_step.diagonal(kept, w, DT, case.activation, diagonal)
+        dense_step.diagonal(saved, w, DT, case.activation, diagonal)
     assert launched.names == {"dense_step_kernel": 1}
     assert_near(diagonal, expected_diagonal, "diagonal")
 
     out.fill_(torch.nan)
-    kept64 = doubled(kept)
-    reference.vjp(lam64, kept64, w64, DT, case.activation, expected)
+    saved64 = doubled(saved)
+    reference.vjp(lam64, saved64, w64, DT, case.activation, expected)
     with Launched() as launched:
-        dense_step.vjp(lam, kept, w, DT, case.activation, out)
+        dense_step.vjp(lam, saved, w, DT, case.activation, out)
     assert launched.names == {"dense_step_kernel": 1}
     assert_near(out, expected, "vjp")
     assert torch.equal(doubled(lam), lam64)
 
-    gradients = dense_step.parameter_gradient(lam, kept, u, DT, case.activation)
-    oracle = reference.parameter_gradient(lam64, kept64, u64, DT, case.activation)
+    gradients = dense_step.parameter_gradient(lam, saved, u, DT, case.activation)
+    oracle = reference.parameter_gradient(lam64, saved64, u64, DT, case.activation)
     for name, one, other in zip(("dW", "db"), gradients, oracle, strict=True):
         assert_near(one, other, name)
 

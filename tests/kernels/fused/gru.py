@@ -1,13 +1,13 @@
 """The fused GRU step against the reference in fp64, on a device and in a dtype: shared by interpreter and GPU."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from lpgpu.kernels import implicit_gru
-from lpgpu.kernels.implicit_gru import Coefficients, reference
+from lpgpu.kernels.implicit_gru import Cell, Coefficients, reference
 from lpgpu.kernels.sweep import Sweep, Terms
 from tests.kernels.fused.inputs import Launched, assert_near, doubled, doubled_terms, like, random, spread
 
@@ -47,18 +47,24 @@ class Case:
         return w, ORDERS[self.order](b) if self.bias else None
 
     @property
-    def cell(self) -> tuple[float, str]:
+    def options(self) -> tuple[float, str]:
         return self.dt, self.formulation
 
+    def cell(self) -> Cell:
+        return Cell(*self.weights(), *self.options)
+
     def coefficients(self, layers: int) -> Coefficients:
-        w, b = self.weights()
-        at = reference.linearise(self.states(layers), self.inputs(layers), w, b, *self.cell)
+        at = reference.linearise(self.states(layers), self.inputs(layers), self.cell())
         return Coefficients(*(ORDERS[self.order](t) for t in at.tensors()))
+
+
+def doubled_cell(cell: Cell) -> Cell:
+    return replace(cell, w=doubled(cell.w), b=doubled(cell.b))
 
 
 def check_sweep(case: Case, sweep: Sweep, *, way: str, rhs: bool, delta: bool, products: bool, launches: int) -> None:
     """Against the reference in fp64; everything that is to be written is NaN before, all else as it was after."""
-    layers, (w, b) = sweep.num_layers, case.weights()
+    layers, cell = sweep.num_layers, case.cell()
     h, x, at = case.states(layers), case.inputs(layers), case.coefficients(layers)
     beyond = case.states(layers + 4)
     u = beyond[: layers + 1]
@@ -70,23 +76,23 @@ def check_sweep(case: Case, sweep: Sweep, *, way: str, rhs: bool, delta: bool, p
     factors = like(u[:1], u.new_full((sweep.num_intervals + 1, *u.shape[1:]), torch.nan)) if products else None
     terms = Terms(g, *corrections, factors)
     expected_u, expected_terms = doubled(u), doubled_terms(terms)
-    h64, x64, w64, b64 = doubled(h), doubled(x), doubled(w), doubled(b)
+    h64, x64, cell64 = doubled(h), doubled(x), doubled_cell(cell)
     with Launched() as launched:
         if way == "forward":
-            implicit_gru.sweep(u, x, w, b, *case.cell, sweep, terms)
+            implicit_gru.sweep(u, x, cell, sweep, terms)
         elif way == "adjoint":
-            implicit_gru.adjoint_sweep(u, at, w, sweep, terms)
+            implicit_gru.adjoint_sweep(u, at, cell.w, sweep, terms)
         else:
-            implicit_gru.adjoint_sweep_recomputed(u, h, x, w, b, *case.cell, sweep, terms)
+            implicit_gru.adjoint_sweep_recomputed(u, h, x, cell, sweep, terms)
     resident = RESIDENT[way]
     assert launched.names == {resident if resident in launched.names else TILED[way]: launches}
     if way == "forward":
-        reference.sweep(expected_u, x64, w64, b64, *case.cell, sweep, expected_terms)
+        reference.sweep(expected_u, x64, cell64, sweep, expected_terms)
     elif way == "adjoint":
         at64 = Coefficients(*(doubled(t) for t in at.tensors()))  # pyright: ignore
-        reference.adjoint_sweep(expected_u, at64, w64, sweep, expected_terms)
+        reference.adjoint_sweep(expected_u, at64, cell64.w, sweep, expected_terms)
     else:
-        reference.adjoint_sweep_recomputed(expected_u, h64, x64, w64, b64, *case.cell, sweep, expected_terms)
+        reference.adjoint_sweep_recomputed(expected_u, h64, x64, cell64, sweep, expected_terms)
     assert_near(u, expected_u, "states", factor=10)
     assert_near(factors, expected_terms.products, "products", factor=10)
     assert beyond[layers + 1 :].isnan().all()
@@ -96,38 +102,38 @@ def check_sweep(case: Case, sweep: Sweep, *, way: str, rhs: bool, delta: bool, p
 
 def check_steps(case: Case, layers: int) -> None:
     """advance with its diagonal, linearise, vjp, diagonal and gate_gradients: one launch each."""
-    h, lam, x, (w, b) = case.states(layers), case.states(layers), case.inputs(layers), case.weights()
+    h, lam, x, cell = case.states(layers), case.states(layers), case.inputs(layers), case.cell()
     out, diagonal = (like(h, torch.full_like(h, torch.nan)) for _ in range(2))
-    h64, lam64, x64, w64, b64 = doubled(h), doubled(lam), doubled(x), doubled(w), doubled(b)
+    h64, lam64, x64, cell64 = doubled(h), doubled(lam), doubled(x), doubled_cell(cell)
     expected, expected_diagonal = torch.empty_like(h64), torch.empty_like(h64)
-    gates = reference.advance(h64, x64, w64, b64, *case.cell, expected)
-    at64 = reference.coefficients(h64, gates, *case.cell)
-    reference.diagonal(at64, w64, expected_diagonal)
+    gates = reference.advance(h64, x64, cell64, expected)
+    at64 = reference.coefficients(h64, gates, cell64)
+    reference.diagonal(at64, cell64.w, expected_diagonal)
 
     with Launched() as launched:
-        assert implicit_gru.advance(h, x, w, b, *case.cell, out, diagonal) is None
+        assert implicit_gru.advance(h, x, cell, out, diagonal) is None
     assert launched.names == {"gru_step_tiled": 1}
     assert_near(out, expected, "advance")
     assert_near(diagonal, expected_diagonal, "diagonal on the way")
     assert torch.equal(doubled(h), h64) and torch.equal(doubled(x), x64)
     out.fill_(torch.nan)
-    implicit_gru.advance(h, x, w, b, *case.cell, out)
+    implicit_gru.advance(h, x, cell, out)
     assert_near(out, expected, "advance alone")
 
     with Launched() as launched:
-        at = implicit_gru.linearise(h, x, w, b, *case.cell)
+        at = implicit_gru.linearise(h, x, cell)
     assert launched.names == {"gru_step_tiled": 1}
     for name, one, other in zip(("a", "c", "c_n"), at.tensors(), at64.tensors(), strict=True):
         assert_near(one, other, name)
 
     at64 = Coefficients(*(doubled(t) for t in at.tensors()))  # pyright: ignore
-    reference.vjp(lam64, at64, w64, expected)
-    reference.diagonal(at64, w64, expected_diagonal)
+    reference.vjp(lam64, at64, cell64.w, expected)
+    reference.diagonal(at64, cell64.w, expected_diagonal)
     out.fill_(torch.nan)
     diagonal.fill_(torch.nan)
     with Launched() as launched:
-        implicit_gru.vjp(lam, at, w, out)
-        implicit_gru.diagonal(at, w, diagonal)
+        implicit_gru.vjp(lam, at, cell.w, out)
+        implicit_gru.diagonal(at, cell.w, diagonal)
         gradients = implicit_gru.gate_gradients(lam, at)
     assert launched.names == {"gru_adjoint_tiled": 1, "gru_diagonal": 1, "gru_gate_gradients": 1}
     assert_near(out, expected, "vjp")
@@ -139,19 +145,19 @@ def check_steps(case: Case, layers: int) -> None:
 
 def check_ended(case: Case) -> None:
     """Where x_z is +∞ states and adjoint states are passed on exactly, through every kernel, sweep and step alike."""
-    sweep, (w, b) = Sweep(4, 0, 4, 4), case.weights()
+    sweep, cell = Sweep(4, 0, 4, 4), case.cell()
     x = case.inputs(4)
     x[:, ::2, case.width : 2 * case.width] = math.inf
     back = Sweep(4, 3, 4, 4, reverse=True)
     h, lam, again = case.states(5), case.states(5), case.states(5)
     products = [torch.full_like(h[:1], torch.nan) for _ in range(3)]
     given = h[0, ::2].clone()
-    implicit_gru.sweep(h, x, w, b, *case.cell, sweep, Terms(products=products[0]))
-    at = implicit_gru.linearise(h[:4], x, w, b, *case.cell)
+    implicit_gru.sweep(h, x, cell, sweep, Terms(products=products[0]))
+    at = implicit_gru.linearise(h[:4], x, cell)
     last = lam[4, ::2].clone()
     again[4] = lam[4]
-    implicit_gru.adjoint_sweep(lam, at, w, back, Terms(products=products[1]))
-    implicit_gru.adjoint_sweep_recomputed(again, h[:4], x, w, b, *case.cell, back, Terms(products=products[2]))
+    implicit_gru.adjoint_sweep(lam, at, cell.w, back, Terms(products=products[1]))
+    implicit_gru.adjoint_sweep_recomputed(again, h[:4], x, cell, back, Terms(products=products[2]))
     for states, value in ((h, given), (lam, last), (again, last)):
         assert states.isfinite().all()
         assert (states[:, ::2] == value).all()
@@ -159,9 +165,9 @@ def check_ended(case: Case) -> None:
     for each in products:
         assert (each[:, ::2] == 1).all()
     out, diagonal = torch.empty_like(h[:4]), torch.empty_like(h[:4])
-    implicit_gru.advance(h[:4], x, w, b, *case.cell, out, diagonal)
+    implicit_gru.advance(h[:4], x, cell, out, diagonal)
     assert (out[:, ::2] == given).all() and (diagonal[:, ::2] == 1).all()
-    implicit_gru.vjp(lam[1:], at, w, out)
+    implicit_gru.vjp(lam[1:], at, cell.w, out)
     assert (out[:, ::2] == last).all()
     for gradient in implicit_gru.gate_gradients(lam[1:], at):
         assert (gradient[:, ::2] == 0).all()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lpgpu.kernels.devices import arch_of
-from lpgpu.kernels.implicit_gru import capacity
+from lpgpu.kernels.implicit_gru import tiles
 from lpgpu.kernels.precision import dot_precision
 from lpgpu.kernels.sweep import Sweep
 from tests.kernels.fused import gru
@@ -30,7 +30,7 @@ def test_sweep(width: int, dtype: torch.dtype, formulation: str, way: str, terms
     case = Case(batch=37, width=width, formulation=formulation, dtype=dtype, device="cuda", order="spread")
     arch = arch_of(torch.device("cuda", torch.cuda.current_device()))
     kind = "forward" if way == "forward" else "adjoint" if way == "adjoint" else "recomputed"
-    chosen = capacity.tier(
+    chosen = tiles.tile(
         width, dtype, arch, precision=dot_precision(dtype), kind=kind, corrected=terms, right_hand_side=terms
     )
     if way == "recomputed" and chosen.kind == "tiled":

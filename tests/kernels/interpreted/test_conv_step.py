@@ -7,13 +7,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lpgpu.kernels import conv_step
-from lpgpu.kernels.conv_step import Kernel, capacity, operators
-from lpgpu.kernels.packing import integers_of
-from lpgpu.kernels.sweep import Sweep
+from lpgpu.kernels.conv_step import Filter, operators, tiles
+from lpgpu.kernels.launch import forget_plans
+from lpgpu.kernels.sweep import Sweep, Terms
 from tests.kernels.fused import conv
 from tests.kernels.fused.conv import Case
 from tests.kernels.fused.inputs import ACTIVATIONS
 from tests.kernels.fused.strategies import sweeps
+from tests.kernels.steps import opcheck
 
 cases = st.builds(
     Case,
@@ -53,10 +54,12 @@ def test_more_convolutions_than_two() -> None:
 
 def test_many_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """More channels than a tile has columns, more pixels than a tile has rows, more blocks than splits."""
-    monkeypatch.setattr(capacity, "step_tile", lambda *_: capacity.Tile(16, 16, 16, 4, 1))
-    monkeypatch.setattr(capacity, "gradient_tile", lambda *_: capacity.GradientTile(16, 32, 16, 4, 1))
+    monkeypatch.setattr(tiles, "step_tile", lambda *_: tiles.Tile(16, 16, 16, 4, 1))
+    monkeypatch.setattr(tiles, "gradient_tile", lambda *_: tiles.GradientTile(16, 32, 16, 4, 1))
     monkeypatch.setattr("lpgpu.kernels.conv_step.fused._PROGRAMS", 2 * 2 * 10 * 2)
+    forget_plans()
     conv.check_step(Case((1, 17, 3, 7), 2), 1)
+    forget_plans()
 
 
 @pytest.mark.parametrize("convolutions, bias", [(1, False), (2, True)])
@@ -67,8 +70,8 @@ def test_function_is_differentiable(convolutions: int, bias: bool) -> None:
     def step(*given: Tensor) -> Tensor:
         remaining = iter(given)
         u, *parameters = [None if t is None else next(remaining) for t in tensors]
-        kernels = [Kernel(w, b) for w, b in (parameters[:2], parameters[2:]) if w is not None]
-        return conv_step.conv_ode_step(u, kernels, conv.DT, case.activation)
+        filters = [Filter(w, b) for w, b in (parameters[:2], parameters[2:]) if w is not None]
+        return conv_step.conv_ode_step(u, filters, conv.DT, case.activation)
 
     assert torch.autograd.gradcheck(step, [t for t in tensors if t is not None], fast_mode=True)
 
@@ -81,8 +84,7 @@ def test_operators_do_what_their_schemas_say() -> None:
         ("test_schema", "test_faketensor"),
     )
     torch.library.opcheck(operators._conv_ode_step, (*conv.leaves(case, 2), conv.DT, "tanh"), test_utils=tests)
-    kernels = case.kernels(3)
-    rest = (*operators.split(kernels), conv.DT, "tanh", integers_of(sweep), case.states(4), None, None)
-    torch.library.opcheck(operators.conv_sweep, (case.states(4), *rest), test_utils=tests)
-    given = (case.states(4), case.kept(kernels).stacked(), *rest)
-    torch.library.opcheck(operators.conv_adjoint_sweep, given, test_utils=tests)
+    filters, terms = case.filters(3), Terms(case.states(4))
+    opcheck(operators.sweep, case.states(4), filters, conv.DT, "tanh", sweep, terms, test_utils=tests)
+    saved = case.saved(filters)
+    opcheck(operators.adjoint_sweep, case.states(4), saved, filters, conv.DT, "tanh", sweep, terms, test_utils=tests)

@@ -6,14 +6,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lpgpu.kernels import dense_step
-from lpgpu.kernels.dense_step import capacity, operators
+from lpgpu.kernels.dense_step import operators, tiles
 from lpgpu.kernels.dispatch import KernelFallbackError
-from lpgpu.kernels.packing import integers_of
-from lpgpu.kernels.sweep import Sweep
+from lpgpu.kernels.launch import forget_plans
+from lpgpu.kernels.sweep import Sweep, Terms
 from tests.kernels.fused import dense
 from tests.kernels.fused.dense import Case
 from tests.kernels.fused.inputs import ACTIVATIONS
 from tests.kernels.fused.strategies import sweeps
+from tests.kernels.steps import opcheck
 
 DTYPES = [torch.float64, torch.float32]
 EXAMPLES = settings(max_examples=20)
@@ -46,9 +47,11 @@ def test_resident_sweep(case: Case, sweep: Sweep, options: dict[str, bool]) -> N
 @given(cases, sweeps(), options)
 def test_sweep_step_by_step(case: Case, sweep: Sweep, options: dict[str, bool]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(capacity, "resident_tile", lambda *_: None)
-        patch.setattr(capacity, "step_tile", lambda *_: capacity.Tile(16, 16, 16, 4, 1))
+        patch.setattr(tiles, "resident_tile", lambda *_: None)
+        patch.setattr(tiles, "step_tile", lambda *_: tiles.Tile(16, 16, 16, 4, 1))
+        forget_plans()
         dense.check_sweep(case, sweep, **options, launches=len(list(sweep.marched())))
+    forget_plans()
 
 
 @EXAMPLES
@@ -88,10 +91,9 @@ def test_operators_pass_opcheck() -> None:
     """Under the interpreter too, by the fused kernels."""
     case, sweep = Case(batch=2, width=3), Sweep(3, 0, 2, 1)
     torch.library.opcheck(dense_step.dense_ode_step, (*dense.leaves(case, 2), dense.DT, "tanh"))
-    w, b = case.weights(3)
-    rest = (dense.DT, "tanh", integers_of(sweep), case.states(4), None, None, case.states(2))
-    torch.library.opcheck(operators.dense_sweep, (case.states(4), w, b, *rest))
-    torch.library.opcheck(operators.dense_adjoint_sweep, (case.states(4), case.kept(3), w, *rest))
+    (w, b), terms = case.weights(3), Terms(case.states(4), products=case.states(2))
+    opcheck(operators.sweep, case.states(4), w, b, dense.DT, "tanh", sweep, terms)
+    opcheck(operators.adjoint_sweep, case.states(4), case.saved(3), w, dense.DT, "tanh", sweep, terms)
 
 
 def test_bfloat16_is_refused_here() -> None:
@@ -107,4 +109,4 @@ def test_tensors_that_do_not_go_together_are_refused() -> None:
     with pytest.raises(ValueError, match=r"out has shape \(1, 4, 3\); expected \(2, 4, 3\)"):
         dense_step.advance(u, w, None, 0.1, "tanh", u[:1])
     with pytest.raises(ValueError, match=r"b is torch.float64 on cpu; expected torch.float32 on cpu"):
-        dense_step.kept(u, w, torch.zeros(2, 3, dtype=torch.float64), "tanh")
+        dense_step.linearise(u, w, torch.zeros(2, 3, dtype=torch.float64), "tanh")

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lpgpu.kernels import fas
+from lpgpu.kernels.launch import forget_plans
 from tests.kernels.fused.fas import ORDERS, Case, check
 
 orders = st.sampled_from(sorted(ORDERS))
@@ -26,8 +27,10 @@ def test_against_the_reference(case: Case, data: st.DataObject) -> None:
 def test_more_blocks_than_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     from lpgpu.kernels.fas import fused
 
-    monkeypatch.setattr(fused, "_PROGRAMS", 4)
+    monkeypatch.setattr(fused, "PROGRAMS", 4)
+    forget_plans()
     check(Case((5, 3, 1000)), 4)
+    forget_plans()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

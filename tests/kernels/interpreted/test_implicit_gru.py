@@ -7,14 +7,15 @@ from hypothesis import strategies as st
 
 from lpgpu.kernels import implicit_gru
 from lpgpu.kernels.dispatch import KernelFallbackError
-from lpgpu.kernels.implicit_gru import capacity, fused, operators
-from lpgpu.kernels.packing import integers_of
-from lpgpu.kernels.sweep import Sweep
+from lpgpu.kernels.implicit_gru import operators, reference, tiles
+from lpgpu.kernels.sweep import Sweep, Terms
 from tests.kernels.fused import gru
 from tests.kernels.fused.gru import Case
 from tests.kernels.fused.strategies import sweeps
+from tests.kernels.steps import opcheck
 
 EXAMPLES = settings(max_examples=20)
+SMALL = tiles.Tile("tiled", 16, 16, 16, 4, 2, 0, "")
 
 cases = st.builds(
     Case,
@@ -39,9 +40,8 @@ def test_resident_sweep(case: Case, sweep: Sweep, options: dict[str, bool], way:
 @EXAMPLES
 @given(cases, sweeps(), options, st.sampled_from(["forward", "adjoint"]))
 def test_sweep_step_by_step(case: Case, sweep: Sweep, options: dict[str, bool], way: str) -> None:
-    tiles = capacity.Tier("tiled", 16, 16, 16, 4, 2, 0, "")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused, "tier", lambda *_, **__: tiles)
+        patch.setattr(tiles, "tile", lambda *_, **__: SMALL)
         gru.check_sweep(case, sweep, **options, way=way, launches=len(list(sweep.marched())))
 
 
@@ -53,7 +53,7 @@ def test_short_last_interval(formulation: str, way: str) -> None:
     gru.check_sweep(case, Sweep(8, 1, 4, 3), **terms, way=way, launches=1)
     gru.check_sweep(case, Sweep(7, 0, 3, 2), **terms, way=way, launches=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused, "tier", lambda *_, **__: capacity.Tier("tiled", 16, 16, 16, 4, 2, 0, ""))
+        patch.setattr(tiles, "tile", lambda *_, **__: SMALL)
         if way != "recomputed":
             gru.check_sweep(case, Sweep(8, 1, 4, 3), **terms, way=way, launches=3)
 
@@ -90,11 +90,11 @@ def test_past_the_end_the_state_is_held_and_so_is_the_adjoint(formulation: str, 
 def test_small_candidates_keep_their_digits(scale: float, dtype: torch.dtype) -> None:
     """n = tanh of a small number is as accurate, relative to itself, as that number."""
     case = Case(batch=4, width=16, bias=False, dtype=dtype)
-    x, w = scale * case.inputs(2), case.weights()[0]
+    x, cell = scale * case.inputs(2), case.cell()
     h = torch.zeros(2, 4, 16, dtype=dtype)
     out, expected = torch.empty_like(h), torch.empty_like(h, dtype=torch.float64)
-    implicit_gru.advance(h, x, w, None, *case.cell, out)
-    implicit_gru.reference.advance(h.double(), x.double(), w.double(), None, *case.cell, expected)
+    implicit_gru.advance(h, x, cell, out)
+    reference.advance(h.double(), x.double(), gru.doubled_cell(cell), expected)
     relative = ((out.double() - expected) / expected).abs().max()
     assert relative < (1e-14 if dtype == torch.float64 else 1e-6)
 
@@ -111,7 +111,7 @@ def test_launches_do_not_depend_on_intervals_or_batch(way: str) -> None:
 @pytest.mark.parametrize("bias", [True, False])
 def test_function_is_differentiable(formulation: str, bias: bool) -> None:
     case = Case(batch=2, width=3, formulation=formulation, bias=bias)
-    rest = (*(() if bias else (None,)), *case.cell)
+    rest = (*(() if bias else (None,)), *case.options)
     assert torch.autograd.gradcheck(lambda *t: implicit_gru.gru_step(*t, *rest), gru.leaves(case, 2), fast_mode=True)
 
 
@@ -119,7 +119,7 @@ def test_a_second_derivative_is_refused() -> None:
     case = Case(batch=2, width=3)
     leaves = gru.leaves(case, 1)
     (first,) = torch.autograd.grad(
-        implicit_gru.gru_step(*leaves, *case.cell).sum(), leaves[1], create_graph=True
+        implicit_gru.gru_step(*leaves, *case.options).sum(), leaves[1], create_graph=True
     )  # fmt: skip
     with pytest.raises(RuntimeError, match="once"):
         first.sum().backward()
@@ -128,26 +128,24 @@ def test_a_second_derivative_is_refused() -> None:
 def test_operators_pass_opcheck() -> None:
     """Under the interpreter too, by the fused kernels."""
     case, sweep = Case(batch=2, width=3), Sweep(3, 0, 2, 1)
-    torch.library.opcheck(implicit_gru.gru_step, (*gru.leaves(case, 2), *case.cell))
-    w, b = case.weights()
-    x, at, geometry = case.inputs(3), case.coefficients(3), integers_of(sweep)
-    terms = (case.states(4), None, None, case.states(2))
-    torch.library.opcheck(operators.gru_sweep, (case.states(4), x, w, b, *case.cell, geometry, *terms))
-    torch.library.opcheck(operators.gru_adjoint_sweep, (case.states(4), at.a, at.c, w, geometry, *terms))
-    recomputed = (case.states(4), case.states(3), x, w, b, *case.cell, geometry, *terms)
-    torch.library.opcheck(operators.gru_adjoint_sweep_recomputed, recomputed)
+    torch.library.opcheck(implicit_gru.gru_step, (*gru.leaves(case, 2), *case.options))
+    x, at, cell = case.inputs(3), case.coefficients(3), case.cell()
+    terms = Terms(case.states(4), products=case.states(2))
+    opcheck(operators.sweep, case.states(4), x, cell, sweep, terms)
+    opcheck(operators.adjoint_sweep, case.states(4), at, cell.w, sweep, terms)
+    opcheck(operators.adjoint_sweep_recomputed, case.states(4), case.states(3), x, cell, sweep, terms)
 
 
 def test_recomputing_is_refused_where_w_does_not_fit_twice() -> None:
     case, sweep = Case(batch=1, width=40), Sweep(2, 1, 2, 2, reverse=True)
-    assert capacity.tier(40, case.dtype, 90, kind="recomputed").kind == "tiled"
-    tensors = case.states(3), case.states(2), case.inputs(2), *case.weights()
+    assert tiles.tile(40, case.dtype, 90, kind="recomputed").kind == "tiled"
+    tensors = case.states(3), case.states(2), case.inputs(2)
     with pytest.raises(KernelFallbackError, match="linearise"):
-        implicit_gru.adjoint_sweep_recomputed(*tensors, *case.cell, sweep)
+        implicit_gru.adjoint_sweep_recomputed(*tensors, case.cell(), sweep)
 
 
 def test_units_that_do_not_lie_side_by_side_are_refused() -> None:
     case = Case(batch=2, width=4)
-    h, (w, b) = case.states(1).transpose(1, 2).contiguous().transpose(1, 2), case.weights()
+    h = case.states(1).transpose(1, 2).contiguous().transpose(1, 2)
     with pytest.raises(KernelFallbackError, match="stride"):
-        implicit_gru.advance(h, case.inputs(1), w, b, *case.cell, torch.empty_like(h))
+        implicit_gru.advance(h, case.inputs(1), case.cell(), torch.empty_like(h))

@@ -1,4 +1,4 @@
-"""What a host does for a GPU, without one: the tests below pretended/, in a process that believes in a CUDA device."""
+"""What a host does for a GPU, without one: the tests below fake_gpu/, in a process that believes in a CUDA device."""
 
 import importlib.util
 import os
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.kernels.own_process import run_tests
+from tests.kernels.subprocess_tests import run_tests
 
-HERE = Path(__file__).parent / "pretended"
+HERE = Path(__file__).parent / "fake_gpu"
 COMPILER = shutil.which("c++") or shutil.which("g++")
 
 
@@ -27,5 +27,5 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 @pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="what is interpreted cannot be compiled")
-def test_pretended(guard: Path) -> None:
+def test_fake_gpu(guard: Path) -> None:
     run_tests(HERE, LPGPU_GUARD=str(guard), LPGPU_STRICT="1")

@@ -1,4 +1,4 @@
-"""Which tier a GRU operation runs in on the GPU: does W fit on chip, and with what tiles.
+"""How a GRU operation runs on the GPU: whether W fits on chip, and with what tiles.
 
 *Resident*: one launch runs all steps of a row tile, the 3H×H weights in shared memory throughout,
 
@@ -30,15 +30,15 @@ _TILES_READ = {"forward": 3, "adjoint": 4, "recomputed": 4}
 
 
 @dataclass(frozen=True)
-class Tier:
+class Tile:
     """How an operation is launched, and why so.
 
     Attributes:
         kind: "resident" or "tiled".
-        rows, columns, depth: of a program's tile: state rows, units, and units summed over at a time. In the resident
-            tier `columns` and `depth` are the padded width.
+        rows, columns, depth: of a program's tile: state rows, units, and units summed over at a time. Of a
+            resident tile `columns` and `depth` are the padded width.
         num_warps, num_stages: of the launch.
-        shared_bytes: what W and the tiles take by the formula; 0 in the tiled tier.
+        shared_bytes: what W and the tiles take by the formula; 0 where it is tiled.
         reason: one line.
     """
 
@@ -51,14 +51,9 @@ class Tier:
     shared_bytes: int
     reason: str
 
-    @property
-    def padded_width(self) -> int:
-        """Units a program of the resident tier holds."""
-        return self.columns
-
 
 @lru_cache(1024)
-def tier(
+def tile(
     width: int,
     dtype: torch.dtype,
     arch: int,
@@ -69,8 +64,8 @@ def tier(
     right_hand_side: bool = False,
     num_rows: int | None = None,
     steps: int | None = None,
-) -> Tier:
-    """The tier for H = `width` on compute capability `arch` (90: sm_90).
+) -> Tile:
+    """The tile for H = `width` on compute capability `arch` (90: sm_90).
 
     `precision` counts for fp32 only. `corrected` and `right_hand_side`: whether Δ-correction's two arrays and g are
     read in each step. `num_rows` (None: many) is intervals times batch, `steps` (None: several) the sweep's length.
@@ -92,7 +87,7 @@ def tier(
             if dtype.itemsize == 2 and width % 2:
                 reason += "; an odd width is loaded unit by unit"
             warps = {16: 4, 32: 4, 64: 8, 128: 16}[padded]
-            return Tier("resident", ROWS, padded, padded, warps, stages, shared, reason)
+            return Tile("resident", ROWS, padded, padded, warps, stages, shared, reason)
     return _tiled(arithmetic, narrow, arch, num_rows, f"W would take {shared} of {available} bytes of shared memory")
 
 
@@ -108,15 +103,6 @@ def shared_bytes(
     tiles = (stages - 1) * (_TILES_READ[kind] + extra_tiles) * ROWS * padded * dtype.itemsize
     scratch = split * ROWS * padded * max(operand_bytes, dtype.itemsize)
     return weights + tiles + scratch
-
-
-def prefers_recomputation(coefficient_bytes: int, memory_budget: int | None = None) -> bool:
-    """Whether the adjoint should compute the gates again in every sweep instead of storing the coefficients.
-
-    A default from estimates, not from measurements: both ways read four arrays a step besides λ, but a step from stored
-    coefficients takes about a quarter of the instructions; so they are stored unless they exceed `memory_budget` bytes.
-    """
-    return memory_budget is not None and coefficient_bytes > memory_budget
 
 
 def flops(rows: int, width: int, steps: int, kind: Kind = "forward") -> int:
@@ -137,7 +123,7 @@ def _arithmetic(dtype: torch.dtype, precision: Precision) -> str:
     return precision
 
 
-def _tiled(arithmetic: str, narrow: bool, arch: int, num_rows: int | None, reason: str) -> Tier:
+def _tiled(arithmetic: str, narrow: bool, arch: int, num_rows: int | None, reason: str) -> Tile:
     """Tiles of 64 rows where there are many, else of 16.
 
     `narrow` ones where fp32 tensors enter 16-bit products, as wide tiles of them would not fit; and for odd widths,
@@ -145,12 +131,12 @@ def _tiled(arithmetic: str, narrow: bool, arch: int, num_rows: int | None, reaso
     """
     few = num_rows is not None and num_rows <= 1024  # fewer tiles of 64 rows than would fill the device
     if arithmetic == "fp64":
-        return Tier("tiled", 16, 16, 16, 4, 2, 0, reason)
+        return Tile("tiled", 16, 16, 16, 4, 2, 0, reason)
     if arithmetic == "ieee":
-        return Tier("tiled", 16, 32, 16, 4, 2, 0, reason) if few else Tier("tiled", 64, 32, 16, 8, 2, 0, reason)
+        return Tile("tiled", 16, 32, 16, 4, 2, 0, reason) if few else Tile("tiled", 64, 32, 16, 8, 2, 0, reason)
     if narrow or arithmetic != "16-bit":
-        return Tier("tiled", 16, 32, 32, 4, 3, 0, reason) if few else Tier("tiled", 64, 32, 32, 8, 3, 0, reason)
+        return Tile("tiled", 16, 32, 32, 4, 3, 0, reason) if few else Tile("tiled", 64, 32, 32, 8, 3, 0, reason)
     if few:
-        return Tier("tiled", 16, 64, 64, 4, 3, 0, reason)
+        return Tile("tiled", 16, 64, 64, 4, 3, 0, reason)
     columns = 64 if shared_limit(arch) >= shared_limit(90) else 32
-    return Tier("tiled", 64, columns, 64, 8, 3, 0, reason)
+    return Tile("tiled", 64, columns, 64, 8, 3, 0, reason)

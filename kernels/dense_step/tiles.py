@@ -10,6 +10,7 @@ columns and the sum.
 """
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 
@@ -60,6 +61,7 @@ def padded(width: int) -> int:
     return max(16, 1 << (width - 1).bit_length())
 
 
+@lru_cache(1024)
 def resident_tile(width: int, batch: int, dtype: torch.dtype, arch: int) -> Tile | None:
     """The tile of the resident sweep on capability `arch` (90: sm_90); None where W does not fit beside the states."""
     cols = padded(width)

@@ -18,7 +18,7 @@ from torch._library.custom_ops import CustomOpDef
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lpgpu.kernels import devices, dispatch
+from lpgpu.kernels import devices, launch
 from lpgpu.nn.autograd import Propagated, Propagation
 
 LAUNCH_OPTIONS = ("num_warps", "num_stages")
@@ -64,7 +64,7 @@ class Launch:
 
 
 @dataclass
-class PretendedGPU:
+class FakeGPU:
     """What was launched on it, and the forward solves whose adjoints can still be solved."""
 
     launches: list[Launch] = field(default_factory=list)
@@ -80,13 +80,12 @@ class PretendedGPU:
 
 
 @contextlib.contextmanager
-def pretended_gpu(arch: int = 90) -> Iterator[PretendedGPU]:
+def fake_gpu(arch: int = 90) -> Iterator[FakeGPU]:
     """Within the context "cuda" is a GPU of this capability. Without autograd, whose engine asks for a real one."""
-    gpu = PretendedGPU()
+    gpu = FakeGPU()
     forward, call = Propagation.forward, CustomOpDef.__call__
 
-    def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
-        dispatch.launches[kernel.__name__] += 1
+    def start(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         gpu.launches.append(Launch(kernel, grid, arguments, options))
         gpu.launches[-1].check()
 
@@ -99,14 +98,13 @@ def pretended_gpu(arch: int = 90) -> Iterator[PretendedGPU]:
         return op._init_fn(*arguments, **named) if own else call(op, *arguments, **named)
 
     with contextlib.ExitStack() as stack:
-        for module in _launchers():
-            stack.enter_context(patch.object(module, "launch", launch))
+        stack.enter_context(patch.object(launch, "start", start))
         stack.enter_context(patch.object(Propagation, "forward", keep))
         stack.enter_context(patch.object(CustomOpDef, "__call__", run))
         stack.enter_context(patch("torch.cuda.get_device_capability", lambda device=None: divmod(arch, 10)))
         stack.enter_context(patch("torch.cuda.is_current_stream_capturing", lambda: False))
         stack.enter_context(patch("torch.cuda.Event", _Event))
-        for cached in (devices.arch_of, devices.refusal):
+        for cached in (devices.arch_of, devices.why_unsupported):
             cached.cache_clear()
             stack.callback(cached.cache_clear)
         stack.enter_context(FakeTensorMode())
@@ -115,8 +113,8 @@ def pretended_gpu(arch: int = 90) -> Iterator[PretendedGPU]:
         yield gpu
 
 
-def on_pretended_gpu(net: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """`net`, built outside of the context, with its parameters on the pretended GPU."""
+def on_fake_gpu(net: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """`net`, built outside of the context, with its parameters on the fake GPU."""
     for module in net.modules():
         for name, theta in list(module.named_parameters(recurse=False)):
             setattr(module, name, nn.Parameter(torch.empty(theta.shape, dtype=dtype, device="cuda")))
@@ -175,13 +173,3 @@ class _Pointer:
     @staticmethod
     def ptr_range() -> int:
         return 0
-
-
-def _launchers() -> list[Any]:
-    """The modules that launch."""
-    from lpgpu.kernels.conv_step import fused as conv
-    from lpgpu.kernels.dense_step import fused as dense
-    from lpgpu.kernels.fas import fused as fas
-    from lpgpu.kernels.implicit_gru import fused as gru
-
-    return [module for module in (conv, dense, fas, gru) if hasattr(module, "launch")]

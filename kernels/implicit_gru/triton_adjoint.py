@@ -1,4 +1,4 @@
-"""Adjoint Triton kernels: λ_target = a ⊙ λ + Wᵀ (c ⊙ λ) + …, geometry and addressing as in `fused_forward`.
+"""Adjoint Triton kernels: λ_target = a ⊙ λ + Wᵀ (c ⊙ λ) + …, geometry and addressing as in `triton_kernels`.
 
 The sweeps hold W on chip. The linear one reads the coefficients a, c_r, c_z, c_q of every layer; the other computes
 them from the states h that the layers started from, which takes a second product per gate and no stored arrays.
@@ -9,7 +9,7 @@ them from the states h that the layers started from, which takes a second produc
 import triton
 import triton.language as tl
 
-from lpgpu.kernels.implicit_gru.fused_cell import (
+from lpgpu.kernels.implicit_gru.triton_cell import (
     RUNTIME,
     added,
     after,
@@ -26,12 +26,12 @@ from lpgpu.kernels.implicit_gru.fused_cell import (
 
 @triton.jit(do_not_specialize=RUNTIME)
 def gru_adjoint_sweep(
-    lam, lam_layer, lam_row, out, out_layer, out_row, a, a_layer, a_row, c, c_layer, c_row, w, w_row,
-    g, g_layer, g_row, delta, delta_layer, delta_row, anchors, anchors_layer, anchors_row,
-    products, products_layer, products_row,
+    lam, out, a, c, w, g, delta, anchors, products,
+    lam_layer, lam_row, out_layer, out_row, a_layer, a_row, c_layer, c_row, w_row, g_layer, g_row, delta_layer,
+    delta_row, anchors_layer, anchors_row, products_layer, products_row,
     num_rows, swept_rows, batch, num_steps, interval, limit, direction,
-    WIDTH: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr,
-    ALIGNED: tl.constexpr, ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+    WIDTH: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr, ALIGNED: tl.constexpr,
+    ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """All steps of `ROWS` rows from stored coefficients: W on chip, λ in registers, each λ stored."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -92,12 +92,12 @@ def gru_adjoint_sweep(
 
 @triton.jit(do_not_specialize=RUNTIME)
 def gru_adjoint_recomputed(
-    lam, lam_layer, lam_row, out, out_layer, out_row, h, h_layer, h_row, x, x_layer, x_row, w, w_row, b,
-    g, g_layer, g_row, delta, delta_layer, delta_row, anchors, anchors_layer, anchors_row,
-    products, products_layer, products_row,
-    num_rows, swept_rows, batch, num_steps, interval, limit, direction, dt: tl.float64,
-    WIDTH: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr,
-    ALIGNED: tl.constexpr, IMPLICIT: tl.constexpr, ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+    lam, out, h, x, w, b, g, delta, anchors, products, dt: tl.float64,
+    lam_layer, lam_row, out_layer, out_row, h_layer, h_row, x_layer, x_row, w_row, g_layer, g_row, delta_layer,
+    delta_row, anchors_layer, anchors_row, products_layer, products_row,
+    num_rows, swept_rows, batch, num_steps, interval, limit, direction,
+    WIDTH: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr, ALIGNED: tl.constexpr,
+    IMPLICIT: tl.constexpr, ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """All steps of `ROWS` rows from the states `h` that the layers started from: the gates are computed again."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -163,9 +163,9 @@ def gru_adjoint_recomputed(
 
 @triton.jit(do_not_specialize=RUNTIME)
 def gru_adjoint_tiled(
-    lam, lam_layer, lam_row, out, out_layer, out_row, a, a_layer, a_row, c, c_layer, c_row, w, w_row,
-    g, g_layer, g_row, delta, delta_layer, delta_row, anchors, anchors_layer, anchors_row,
-    products, products_layer, products_row,
+    lam, out, a, c, w, g, delta, anchors, products,
+    lam_layer, lam_row, out_layer, out_row, a_layer, a_row, c_layer, c_row, w_row, g_layer, g_row, delta_layer,
+    delta_row, anchors_layer, anchors_row, products_layer, products_row,
     num_rows, swept_rows, batch, accumulates,
     WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, STAGES: tl.constexpr,
     ALIGNED: tl.constexpr, ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -229,8 +229,10 @@ def gru_adjoint_tiled(
 
 @triton.jit(do_not_specialize=RUNTIME)
 def gru_gate_gradients(
-    lam, lam_layer, lam_row, c, c_layer, c_row, c_n, c_n_layer, c_n_row, by_x, by_q,
-    num_rows, batch, WIDTH: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr, ALIGNED: tl.constexpr,
+    lam, c, c_n, by_x, by_q,
+    lam_layer, lam_row, c_layer, c_row, c_n_layer, c_n_row,
+    num_rows, batch,
+    WIDTH: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
     """c ⊙ λ with c_n ⊙ λ in the n gate's place, and c_q ⊙ λ; both contiguous. A row is one step's batch row."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -250,9 +252,10 @@ def gru_gate_gradients(
 
 @triton.jit(do_not_specialize=RUNTIME)
 def gru_diagonal(
-    a, a_layer, a_row, c, c_layer, c_row, w, w_row, out, out_layer, out_row,
-    num_rows, batch, WIDTH: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr, ALIGNED: tl.constexpr,
-    ACC: tl.constexpr,
+    a, c, w, out,
+    a_layer, a_row, c_layer, c_row, w_row, out_layer, out_row,
+    num_rows, batch,
+    WIDTH: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr, ALIGNED: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """a + Σ over the gates of c ⊙ diag W. A row is one step's batch row."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)

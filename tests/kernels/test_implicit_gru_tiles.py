@@ -1,4 +1,4 @@
-"""Which tier the GRU runs in: the capacity rule, and its formula against what the compiler reports."""
+"""Which kernel and tile the GRU takes: the rule, and its formula against what the compiler reports."""
 
 import importlib.util
 import os
@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lpgpu.kernels.devices import shared_limit
-from lpgpu.kernels.implicit_gru import capacity
-from lpgpu.kernels.implicit_gru.capacity import tier
+from lpgpu.kernels.implicit_gru import tiles
+from lpgpu.kernels.implicit_gru.tiles import tile
 
 BF16, FP32, FP64 = torch.bfloat16, torch.float32, torch.float64
 
@@ -34,19 +34,19 @@ BF16, FP32, FP64 = torch.bfloat16, torch.float32, torch.float64
     ],
 )
 def test_w_stays_on_chip_where_it_fits(width, dtype, precision, arch, kind, padded) -> None:
-    chosen = tier(width, dtype, arch, precision=precision, kind=kind)
+    chosen = tile(width, dtype, arch, precision=precision, kind=kind)
     assert chosen.kind == ("tiled" if padded is None else "resident"), chosen.reason
     if padded is not None:
-        assert chosen.padded_width == padded and chosen.shared_bytes <= shared_limit(arch)
+        assert chosen.columns == padded and chosen.shared_bytes <= shared_limit(arch)
     assert "\n" not in chosen.reason and any(digit in chosen.reason for digit in str(width) + "W")
 
 
 def test_a_single_step_is_tiled() -> None:
-    assert tier(64, BF16, 90, steps=1).kind == "tiled"
+    assert tile(64, BF16, 90, steps=1).kind == "tiled"
 
 
 def test_few_rows_take_small_tiles() -> None:
-    few, many = (tier(512, BF16, 90, num_rows=rows) for rows in (64, 1 << 16))
+    few, many = (tile(512, BF16, 90, num_rows=rows) for rows in (64, 1 << 16))
     assert few.rows == 16 < many.rows
 
 
@@ -55,18 +55,13 @@ def test_more_terms_never_take_more_memory_than_there_is() -> None:
         for width in (16, 64, 100, 128):
             for corrected in (False, True):
                 for kind in ("forward", "adjoint", "recomputed"):
-                    chosen = tier(width, BF16, arch, kind=kind, corrected=corrected, right_hand_side=True)
+                    chosen = tile(width, BF16, arch, kind=kind, corrected=corrected, right_hand_side=True)
                     assert chosen.shared_bytes <= shared_limit(arch)
 
 
-def test_recomputation_is_preferred_only_where_memory_is_short() -> None:
-    assert not capacity.prefers_recomputation(1 << 40)
-    assert capacity.prefers_recomputation(1 << 30, 1 << 29) and not capacity.prefers_recomputation(1 << 29, 1 << 30)
-
-
 def test_work_is_counted() -> None:
-    assert capacity.flops(7, 10, 3) == 7 * 3 * 2 * 10 * 30 == capacity.flops(7, 10, 3, "recomputed") // 2
-    assert capacity.traffic_bytes(1, 10, 1, FP32) == 4 * (3 * 10 + 10 + 10 + 3 * 100)
+    assert tiles.flops(7, 10, 3) == 7 * 3 * 2 * 10 * 30 == tiles.flops(7, 10, 3, "recomputed") // 2
+    assert tiles.traffic_bytes(1, 10, 1, FP32) == 4 * (3 * 10 + 10 + 10 + 3 * 100)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
@@ -74,7 +69,7 @@ def test_work_is_counted() -> None:
 @pytest.mark.parametrize("which", ["H=64 bf16", "H=100 bf16 all terms", "H=64 fp32 tf32x3", "H=128 fp32 tf32"])
 def test_formula_covers_what_is_compiled(which: str) -> None:
     """Never less than what the compiler takes, nor more than a tile beyond it."""
-    from lpgpu.kernels.implicit_gru.fused_configurations import configurations
+    from lpgpu.kernels.implicit_gru.configurations import configurations
     from tests.kernels.compiled import resources
 
     kinds = {"gru_sweep": "forward", "gru_adjoint_sweep": "adjoint", "gru_adjoint_recomputed": "recomputed"}
@@ -84,7 +79,7 @@ def test_formula_covers_what_is_compiled(which: str) -> None:
             width = configuration.constexprs["WIDTH"]
             dtype, precision = (FP32, configuration.constexprs["PRECISION"]) if "fp32" in which else (BF16, "ieee")
             terms = "all terms" in which
-            shared = tier(
+            shared = tile(
                 width, dtype, 90, precision=precision, kind=kinds[kernel], corrected=terms, right_hand_side=terms
             ).shared_bytes
             taken = resources(configuration, 90).shared

@@ -10,7 +10,7 @@ batch row; units are contiguous. `limit` bounds interval·(r // B) + j, so that 
 import triton
 import triton.language as tl
 
-from lpgpu.kernels.implicit_gru.fused_cell import (
+from lpgpu.kernels.implicit_gru.triton_cell import (
     RUNTIME,
     added,
     after,
@@ -28,12 +28,12 @@ from lpgpu.kernels.implicit_gru.fused_cell import (
 
 @triton.jit(do_not_specialize=RUNTIME)
 def gru_sweep(
-    h, h_layer, h_row, out, out_layer, out_row, x, x_layer, x_row, w, w_row, b,
-    g, g_layer, g_row, delta, delta_layer, delta_row, anchors, anchors_layer, anchors_row,
-    products, products_layer, products_row,
-    num_rows, swept_rows, batch, num_steps, interval, limit, direction, dt: tl.float64,
-    WIDTH: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr,
-    ALIGNED: tl.constexpr, IMPLICIT: tl.constexpr, ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+    h, out, x, w, b, g, delta, anchors, products, dt: tl.float64,
+    h_layer, h_row, out_layer, out_row, x_layer, x_row, w_row, g_layer, g_row, delta_layer, delta_row,
+    anchors_layer, anchors_row, products_layer, products_row,
+    num_rows, swept_rows, batch, num_steps, interval, limit, direction,
+    WIDTH: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr, ALIGNED: tl.constexpr,
+    IMPLICIT: tl.constexpr, ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """All steps of `ROWS` rows: W on chip, h in registers, each state stored.
 
@@ -96,12 +96,13 @@ def gru_sweep(
 
 @triton.jit(do_not_specialize=RUNTIME)
 def gru_step_tiled(
-    h, h_layer, h_row, out, out_layer, out_row, x, x_layer, x_row, w, w_row, b,
-    g, g_layer, g_row, delta, delta_layer, delta_row, anchors, anchors_layer, anchors_row,
-    products, products_layer, products_row, a_out, c_out, c_n_out,
-    num_rows, swept_rows, batch, accumulates, dt: tl.float64,
+    h, out, x, w, b, g, delta, anchors, products, a_out, c_out, c_n_out, dt: tl.float64,
+    h_layer, h_row, out_layer, out_row, x_layer, x_row, w_row, g_layer, g_row, delta_layer, delta_row,
+    anchors_layer, anchors_row, products_layer, products_row,
+    num_rows, swept_rows, batch, accumulates,
     WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, STAGES: tl.constexpr,
-    ALIGNED: tl.constexpr, IMPLICIT: tl.constexpr, ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+    ALIGNED: tl.constexpr, IMPLICIT: tl.constexpr, ACC: tl.constexpr, DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One step of `ROWS` rows in `COLUMNS` units: a product over all of W's inputs, the gates as its epilogue.
 

@@ -11,7 +11,7 @@ from lpgpu import GRU, MGRIT, LayerParallel, Serial
 from lpgpu.kernels import dispatch
 from lpgpu.kernels.devices import shared_limit
 from lpgpu.nn import ConvBlock, DenseBlock
-from tests.kernels.pretended.gpu import PretendedGPU, on_pretended_gpu, pretended_gpu
+from tests.kernels.fake_gpu.gpu import FakeGPU, fake_gpu, on_fake_gpu
 
 
 def layers(block: Callable[[], nn.Module], steps: int) -> nn.Module:
@@ -36,7 +36,7 @@ SOLVERS = {
 }
 
 
-def train_step(network: str, solver: str, dtype: torch.dtype, arch: int) -> PretendedGPU:
+def train_step(network: str, solver: str, dtype: torch.dtype, arch: int) -> FakeGPU:
     build, shape = NETWORKS[network]
     net = build()
     for part in net.modules():
@@ -45,10 +45,10 @@ def train_step(network: str, solver: str, dtype: torch.dtype, arch: int) -> Pret
     return trained(net, shape, dtype, arch)
 
 
-def trained(net: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, arch: int = 90) -> PretendedGPU:
+def trained(net: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, arch: int = 90) -> FakeGPU:
     """The GPU after a training step there."""
-    with pretended_gpu(arch) as gpu:
-        gpu.train_step(on_pretended_gpu(net, dtype), torch.empty(shape, dtype=dtype, device="cuda"))
+    with fake_gpu(arch) as gpu:
+        gpu.train_step(on_fake_gpu(net, dtype), torch.empty(shape, dtype=dtype, device="cuda"))
     return gpu
 
 
@@ -89,7 +89,7 @@ def test_what_is_launched_compiles(network: str, dtype: torch.dtype, arch: int) 
 
 
 def test_what_would_wait_is_noticed() -> None:
-    with pretended_gpu():
+    with fake_gpu():
         x = torch.empty(3, device="cuda")
         for wait in (lambda: x.cpu(), lambda: x.sum().item(), lambda: bool(x.isfinite().all()), lambda: x.tolist()):
             with pytest.raises((AssertionError, RuntimeError)):

@@ -9,10 +9,10 @@ import torch
 import triton.language as tl
 
 from lpgpu.kernels.configuration import Configuration
-from lpgpu.kernels.implicit_gru import fused_adjoint, fused_forward
-from lpgpu.kernels.implicit_gru.capacity import Kind, Tier, tier
-from lpgpu.kernels.implicit_gru.fused_arguments import dot_operands
-from lpgpu.kernels.implicit_gru.fused_cell import RUNTIME
+from lpgpu.kernels.implicit_gru import triton_adjoint, triton_kernels
+from lpgpu.kernels.implicit_gru.plans import dot_operands
+from lpgpu.kernels.implicit_gru.tiles import Kind, Tile, tile
+from lpgpu.kernels.implicit_gru.triton_cell import RUNTIME
 from lpgpu.kernels.precision import Precision
 from lpgpu.kernels.specialisation import TRITON_NAMES, specialised
 
@@ -38,9 +38,9 @@ _TILED: list[tuple[int, torch.dtype, Precision, int | None]] = [  # the last: ro
     (32, _FP64, "ieee", None),
 ]
 _KERNELS: dict[Kind, Any] = {
-    "forward": fused_forward.gru_sweep,
-    "adjoint": fused_adjoint.gru_adjoint_sweep,
-    "recomputed": fused_adjoint.gru_adjoint_recomputed,
+    "forward": triton_kernels.gru_sweep,
+    "adjoint": triton_adjoint.gru_adjoint_sweep,
+    "recomputed": triton_adjoint.gru_adjoint_recomputed,
 }
 _TERMS = ("g", "delta", "anchors", "products")
 _COEFFICIENTS = ("a_out", "c_out", "c_n_out")
@@ -55,47 +55,47 @@ def _resident() -> Iterator[Configuration]:
     for width, dtype, precision in _RESIDENT:
         for kind, kernel in _KERNELS.items():
             for full in (False, True) if width == 100 else (False,):
-                tiers = {
-                    arch: tier(width, dtype, arch, precision=precision, kind=kind, corrected=full, right_hand_side=full)
+                tiles = {
+                    arch: tile(width, dtype, arch, precision=precision, kind=kind, corrected=full, right_hand_side=full)
                     for arch in (80, 90)
                 }
-                archs = tuple(arch for arch, chosen in tiers.items() if chosen.kind == "resident")
+                archs = tuple(arch for arch, chosen in tiles.items() if chosen.kind == "resident")
                 if archs:
-                    chosen = tiers[archs[-1]]
+                    chosen = tiles[archs[-1]]
                     name = f"{_name(width, dtype, precision)}{' all terms' if full else ''}"
-                    tile = {"PADDED": chosen.padded_width, "ROWS": chosen.rows}
+                    shape = {"PADDED": chosen.columns, "ROWS": chosen.rows}
                     absent = () if full else _TERMS
-                    yield _specialised(kernel, name, width, dtype, precision, chosen, tile, absent, archs)
+                    yield _specialised(kernel, name, width, dtype, precision, chosen, shape, absent, archs)
 
 
 def _tiled() -> Iterator[Configuration]:
     for width, dtype, precision, rows in _TILED:
-        of_arch = {arch: tier(width, dtype, arch, precision=precision, steps=1, num_rows=rows) for arch in (80, 90)}
+        of_arch = {arch: tile(width, dtype, arch, precision=precision, steps=1, num_rows=rows) for arch in (80, 90)}
         for arch, chosen in of_arch.items():
             if arch == 90 and chosen == of_arch[80]:
                 continue
             archs = (80, 90) if of_arch[80] == of_arch[90] else (arch,)
-            tile = {"ROWS": chosen.rows, "COLUMNS": chosen.columns, "DEPTH": chosen.depth}
+            shape = {"ROWS": chosen.rows, "COLUMNS": chosen.columns, "DEPTH": chosen.depth}
             name = f"{_name(width, dtype, precision)}, {chosen.rows} rows"
             cases = [
-                (fused_forward.gru_step_tiled, name, (*_TERMS, *_COEFFICIENTS)),
-                (fused_adjoint.gru_adjoint_tiled, name, _TERMS),
+                (triton_kernels.gru_step_tiled, name, (*_TERMS, *_COEFFICIENTS)),
+                (triton_adjoint.gru_adjoint_tiled, name, _TERMS),
             ]
             if dtype == _BF16 and rows is None:
                 cases += [
-                    (fused_forward.gru_step_tiled, f"{name}, all terms", _COEFFICIENTS),
-                    (fused_forward.gru_step_tiled, f"{name}, coefficients", (*_TERMS, "out")),
-                    (fused_adjoint.gru_adjoint_tiled, f"{name}, all terms", ()),
+                    (triton_kernels.gru_step_tiled, f"{name}, all terms", _COEFFICIENTS),
+                    (triton_kernels.gru_step_tiled, f"{name}, coefficients", (*_TERMS, "out")),
+                    (triton_adjoint.gru_adjoint_tiled, f"{name}, all terms", ()),
                 ]
             for kernel, case, absent in cases:
-                yield _specialised(kernel, case, width, dtype, precision, chosen, tile, absent, archs)
+                yield _specialised(kernel, case, width, dtype, precision, chosen, shape, absent, archs)
 
 
 def _elementwise() -> Iterator[Configuration]:
-    for kernel in (fused_adjoint.gru_gate_gradients, fused_adjoint.gru_diagonal):
-        tile = {"PADDED": 256, "ROWS": 4}
-        chosen = replace(tier(128, _BF16, 90, steps=1), num_warps=4)
-        yield _specialised(kernel, _name(128, _BF16, "ieee"), 128, _BF16, "ieee", chosen, tile, (), (80, 90))
+    for kernel in (triton_adjoint.gru_gate_gradients, triton_adjoint.gru_diagonal):
+        shape = {"PADDED": 256, "ROWS": 4}
+        chosen = replace(tile(128, _BF16, 90, steps=1), num_warps=4)
+        yield _specialised(kernel, _name(128, _BF16, "ieee"), 128, _BF16, "ieee", chosen, shape, (), (80, 90))
 
 
 def _specialised(
@@ -104,8 +104,8 @@ def _specialised(
     width: int,
     dtype: torch.dtype,
     precision: Precision,
-    chosen: Tier,
-    tile: dict[str, int],
+    chosen: Tile,
+    shape: dict[str, int],
     absent: tuple[str, ...],
     archs: tuple[int, ...],
 ) -> Configuration:
@@ -117,7 +117,7 @@ def _specialised(
         "IMPLICIT": True,
         "ACC": tl.float64 if dtype == _FP64 else tl.float32,
         **dot_operands(dtype, precision),
-        **tile,
+        **shape,
     }
     constants = {argument: value for argument, value in constants.items() if argument in kernel.arg_names}
     scalars = {*RUNTIME, "dt"}
