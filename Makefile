@@ -25,7 +25,7 @@ demo: .venv/.installed-demo
 	@$(PY) -m lpgpu.cli train digits
 
 test: .venv/.installed-test
-	@$(PY) -m pytest
+	@$(PY) -m tests.session
 
 # A CPU has no caching allocator: without these glibc settings both sides of a comparison pay for fresh pages at each call.
 bench: export MALLOC_MMAP_THRESHOLD_ := 8589934592

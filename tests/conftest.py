@@ -7,6 +7,8 @@ import secrets
 import pytest
 import torch
 
+from tests import session
+
 # The tensors of tests are tiny: on shared cores a second thread made them five times slower, waiting for its turn.
 torch.set_num_threads(1)
 
@@ -36,7 +38,8 @@ if RANKS:  # all ranks run the same examples: none is remembered, or looked for 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    here = [item for item in items if _belongs(item)]
+    had_their_turn = session.started()
+    here = [item for item in items if _belongs(item) and item.nodeid not in had_their_turn]
     config.hook.pytest_deselected(items=[item for item in items if item not in here])
     items[:] = here
     if torch.cuda.is_available():
@@ -53,8 +56,14 @@ def _belongs(item: pytest.Item) -> bool:
     return RANKS in marker.args if marker else RANKS == 0
 
 
+def pytest_runtest_logstart(nodeid: str) -> None:
+    session.note(test=nodeid)
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """A test that fails on one rank would leave the others waiting: it ends the job."""
+    if report.failed or report.when == "call" or report.skipped:
+        session.note(test=report.nodeid, outcome=report.outcome)
     if RANKS > 1 and report.failed:
         from lpgpu.comm.launcher import launched_rank
         from tests.rank import end_the_job

@@ -37,7 +37,12 @@ class Variant:
 
 def variants_of(recipe: Recipe) -> list[Variant]:
     """The ways to train a recipe: classic and implicit serially and implicit in parallel, or where there is one network
-    only, serially and in parallel."""
+    only, serially and in parallel.
+
+    >>> from lpgpu.train import find_recipe
+    >>> [variant.name for variant in variants_of(find_recipe("peaks"))]
+    ['serial', 'mgrit']
+    """
     if isinstance(recipe.defaults, GRUOptions):
         ways = (("classic", "serial"), ("implicit", "serial"), ("implicit", "mgrit"))
         return [Variant(f"{cell}-{solver}", {"formulation": cell, "solver": solver}) for cell, solver in ways]
@@ -47,6 +52,15 @@ def variants_of(recipe: Recipe) -> list[Variant]:
 @dataclass(frozen=True)
 class Comparison:
     """The runs of `recipe` with `options`, for each of `seeds` and `variants`, below `folder`.
+
+    >>> from lpgpu.train import find_recipe
+    >>> recipe = find_recipe("peaks")
+    >>> comparison = Comparison.create(recipe, replace(recipe.defaults, epochs=1, layers=4), seeds=[0, 1])
+    >>> print(comparison.table())  # comparison.run() trains, and returns it
+    | training | inference | mean ± std | seed 0 | seed 1 | s/epoch |
+    |---|---|---|---|---|---|
+    | serial | serial | – | – | – | – |
+    ...
 
     Raises `InputError` for no or negative seeds, or a folder that holds a single run.
     """

@@ -38,6 +38,15 @@ def train(run: Run) -> Record:
     After every epoch the measurements and the checkpoint are on the disk, between them as many checkpoints as
     `checkpoint_every` asks for; an interruption loses what came after the last one.
 
+    >>> from dataclasses import replace
+    >>> from pathlib import Path
+    >>> from lpgpu.train import find_recipe
+    >>> recipe = find_recipe("peaks")
+    >>> options = replace(recipe.defaults, epochs=1, layers=4, levels=2, device="cpu", run_dir=Path("peaks"))
+    >>> summary = train(Run.create(recipe, options))
+    >>> 0 <= summary["test_accuracy"] <= 1
+    True
+
     Raises:
         InputError: the checkpoint is damaged, of another network, or beyond the last epoch; another process trains
             this run; its folder can no longer be written to; options that exclude each other, and then a new run's

@@ -38,6 +38,10 @@ def two_norm(gradient: Sequence[Tensor]) -> float:
 class Moment:
     """Where training stands before a step.
 
+    >>> moment = Moment(step=0, steps=100, learning_rate=0.1, probe=lambda solver: Probe((), [1.0, 0.1], [1.0, 0.2]))
+    >>> moment.probe(Serial()).forward
+    [1.0, 0.1]
+
     Attributes:
         step: steps done, from 0; `steps`: those of the whole run.
         learning_rate: α of this step.
@@ -95,7 +99,11 @@ class Control(ABC):
 
 
 class Fixed(Control):
-    """The solver of the options, always."""
+    """The solver of the options, always.
+
+    >>> Fixed(MGRIT(iterations=3)).solver.iterations
+    3
+    """
 
     def before_step(self, moment: Moment) -> Record | None:
         return None
@@ -108,6 +116,12 @@ class Adaptive(Control):
     ρ > 1 or not finite: the solves diverge, so k is doubled; beyond `most` cycles propagation becomes serial.
     ρ ≤ 1: k becomes the least number with ‖r_k‖ ≤ target ‖r_0‖ in the probe; where there is none, it is doubled, up to
     `most`. While propagation is serial the probe runs `most` cycles, and MGRIT returns once ρ ≤ 1.
+
+    >>> control = Adaptive(MGRIT(iterations=2), every=100, most=8, target=0.05)
+    >>> residuals = [1.0, 0.3, 0.09, 0.027]  # of twice as many cycles: three suffice
+    >>> probe = Probe((), residuals, residuals)
+    >>> control.before_step(Moment(step=0, steps=1000, learning_rate=0.1, probe=lambda solver: probe))["cycles"]
+    3
     """
 
     def __init__(self, solver: MGRIT | Serial, *, every: int, most: int, target: float):
@@ -146,6 +160,13 @@ class BiasBudget(Control):
     time, until it is, beyond `most` serial; where it is at once, downwards as long as it is. Every measurement costs a
     gradient. Where α_k is 0, such as at the end of a cosine schedule, nothing is measured: a step that goes nowhere
     says nothing of those that follow.
+
+    >>> control = BiasBudget(MGRIT(iterations=1), every=100, most=8, bound=2.0)
+    >>> def probe(solver: MGRIT | Serial) -> Probe:  # whose bias is 10^−cycles
+    ...     bias = 0.0 if isinstance(solver, Serial) else 0.1**solver.iterations
+    ...     return Probe((torch.tensor([1.0 + bias], dtype=torch.float64),), [], [])
+    >>> control.before_step(Moment(step=0, steps=1000, learning_rate=0.1, probe=probe))["cycles"]
+    2
     """
 
     kept = ("cycles", "bias", "spent")

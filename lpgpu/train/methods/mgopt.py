@@ -35,6 +35,20 @@ Closure = Callable[[nn.Module], Tensor]
 class MGOPT(torch.optim.Optimizer):
     """MG/OPT on networks of one kind, finest first, each with ⌈N/m⌉ of the layers of the one before.
 
+    >>> def network(layers: int) -> nn.Module:
+    ...     return nn.Sequential(LayerParallel(None, lambda: nn.Linear(4, 4), layers, 1.0), nn.Linear(4, 2))
+    >>> fine, x, y = network(8), torch.randn(16, 4), torch.randint(2, (16,))
+    >>> optimizer = MGOPT([fine, network(4)], lambda groups: torch.optim.SGD(groups, lr=0.1))
+    >>> def objective(network: nn.Module) -> Tensor:
+    ...     network.zero_grad()
+    ...     loss = nn.functional.cross_entropy(network(x), y)
+    ...     if torch.is_grad_enabled():
+    ...         loss.backward()
+    ...     return loss
+    >>> before = optimizer.step(objective)
+    >>> bool(objective(fine) < before)
+    True
+
     Args:
         networks: the first is trained; the others are scratch, and may start from any weights.
         smoother: parameter groups → optimizer; called once per level. Where it is SGD, the coarse layers' step sizes

@@ -36,6 +36,13 @@ def prolong_(
     Parameters that have none, such as frozen ones, begin without. Where several ranks share the layers, all call
     together.
 
+    >>> from lpgpu import LayerParallel
+    >>> network = lambda layers: LayerParallel(None, lambda: nn.Linear(1, 1), layers, 1.0)
+    >>> coarse, fine = network(2), network(4)
+    >>> prolong_(fine, coarse)
+    >>> bool((fine.layers.weight == coarse.layers.weight.repeat_interleave(2, 0)).all())
+    True
+
     Raises:
         TypeError: for a `coarsening` that is no integer, or `optimizers` that are not two of one of these classes.
         ValueError: when `coarse` is not the network of `fine` with ⌈N/m⌉ layers, neither has a `LayerParallel`, an

@@ -76,6 +76,9 @@ def _solves(results: list[SolveResult | None]) -> Solves:
 class Probe:
     """One gradient of the objective on a batch, and the residuals of the solves it took; nothing was trained with it.
 
+    >>> Probe((torch.zeros(2),), forward=[1.0, 0.1], adjoint=[1.0, 0.3]).forward
+    [1.0, 0.1]
+
     Attributes:
         gradient: one tensor for each parameter: of several ranks, those of this one.
         forward, adjoint: residual norms before each cycle, of the worst solve.
@@ -91,6 +94,14 @@ def gradient_probe(network: nn.Module, solver: MGRIT | Serial, compute: Callable
 
     The weights, the buffers such as running statistics, the network's own solvers and the random state stay as they
     are; gradients are cleared, those from before as well. A divergence, expected here, is no news.
+
+    >>> net = LayerParallel(None, lambda: nn.Linear(4, 4), 16, 1.0, solver=MGRIT(coarsening=4))
+    >>> x = torch.randn(8, 4)
+    >>> inexact = gradient_probe(net, MGRIT(), lambda: net(x).sum().backward())
+    >>> exact = gradient_probe(net, Serial(), lambda: net(x).sum().backward())
+    >>> error = max((g - h).norm() / h.norm() for g, h in zip(inexact.gradient, exact.gradient, strict=True))
+    >>> bool(0 < error < 0.1)
+    True
 
     Raises:
         RuntimeError: when `compute()` leaves no gradient in the network.

@@ -50,6 +50,12 @@ class Transfer:
     Tensors come and go as lists in the order of `network.parameters()`. Where several ranks share the layers, each
     gives and gets those of its own, and all call together.
 
+    >>> network = lambda layers: LayerParallel(None, lambda: nn.Linear(1, 1), layers, 1.0)
+    >>> transfer = Transfer(network(4), network(2), 2)
+    >>> weights = torch.tensor([1.0, 2.0]).reshape(2, 1, 1)
+    >>> transfer.prolong([weights, weights])[0].flatten()
+    tensor([1., 1., 2., 2.])
+
     Attributes:
         stacked: for every parameter, whether it is of a `LayerParallel`, [layers, ...].
         ratio: Δt of the fine network over that of the coarse one. By it a layer's gradient is smaller there.

@@ -12,7 +12,11 @@ RECIPES: dict[str, Recipe] = {module.RECIPE.name: module.RECIPE for module in _m
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe called `name`. Raises `InputError` with the names that exist."""
+    """The recipe called `name`. Raises `InputError` with the names that exist.
+
+    >>> find_recipe("digits").defaults.epochs
+    16
+    """
     if name not in RECIPES:
         raise InputError(f"there is no recipe {name!r}; expected one of {', '.join(RECIPES)}")
     return RECIPES[name]

@@ -18,6 +18,14 @@ PARTS = ("disk", "data", "encoder", "forward", "backward", "communication", "opt
 def draw_plots(folder: Path) -> list[Path]:
     """Draw `curves.png`, `residuals.png` and `timing.png` into the folder of a run and return their paths.
 
+    >>> from dataclasses import replace
+    >>> from lpgpu.train import Run, find_recipe, train
+    >>> recipe = find_recipe("peaks")
+    >>> options = replace(recipe.defaults, epochs=1, layers=4, levels=2, device="cpu", run_dir=Path("peaks"))
+    >>> summary = train(Run.create(recipe, options))
+    >>> [path.name for path in draw_plots(Path("peaks"))]
+    ['curves.png', 'residuals.png', 'timing.png']
+
     Raises `InputError` when it is not the folder of a run, or one without a finished epoch.
     """
     records = read_records(folder / METRICS)
@@ -99,6 +107,9 @@ def _stacked(axis: "Axes", names: list[str], seconds: list[dict[str, float]]) ->
 
 def draw_runs(folders: list[Path], path: Path) -> Path:
     """Draw several runs side by side into a new file `path`: accuracy by epoch and by work, residuals, timings.
+
+    >>> draw_runs([Path("peaks")], Path("runs.png")).name  # of the run above
+    'runs.png'
 
     Raises `InputError` when one is not the folder of a run with a finished epoch, or `path` exists.
     """

@@ -6,7 +6,19 @@ from lpgpu.train.setup.words import counted
 
 
 def format_summary(run: Run, summary: Record) -> str:
-    """A few lines: accuracy, also under exact inference; convergence of the solver; where the time went; the folder."""
+    """A few lines: accuracy, also under exact inference; convergence of the solver; where the time went; the folder.
+
+    >>> from dataclasses import replace
+    >>> from pathlib import Path
+    >>> from lpgpu.train import find_recipe, train
+    >>> recipe = find_recipe("peaks")
+    >>> options = replace(recipe.defaults, epochs=1, layers=4, levels=2, device="cpu", run_dir=Path("peaks"))
+    >>> run = Run.create(recipe, options)
+    >>> print(format_summary(run, train(run)))
+    test accuracy       ...% after 1 epoch
+    ...
+    run folder          peaks
+    """
     seconds = summary["seconds"]
     total = sum(seconds.values())
     parts = ", ".join(f"{part} {spent:.1f} s ({spent / total:.0%})" for part, spent in seconds.items())

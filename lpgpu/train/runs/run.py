@@ -35,7 +35,18 @@ CHANGEABLE = ("epochs", "device", "layer_ranks", "data_ranks", "data_dir", "chec
 
 @dataclass(frozen=True)
 class Run:
-    """A recipe trained with certain options, its results in `folder`."""
+    """A recipe trained with certain options, its results in `folder`.
+
+    >>> from dataclasses import replace
+    >>> from lpgpu.train import train
+    >>> recipe = find_recipe("peaks")
+    >>> options = replace(recipe.defaults, epochs=1, layers=4, levels=2, device="cpu", run_dir=Path("peaks"))
+    >>> run = Run.create(recipe, options)
+    >>> train(run)["epochs"]
+    1
+    >>> sorted(path.name for path in run.folder.iterdir() if path.suffix != ".png" and path.is_file())
+    ['checkpoint.pt', 'config.json', 'metrics.jsonl']
+    """
 
     recipe: Recipe
     options: TrainOptions

@@ -18,7 +18,11 @@ from lpgpu.train.setup.words import counted
 
 @dataclass(frozen=True, kw_only=True)
 class ODEOptions(TrainOptions):
-    """Options of a recipe whose network is an ODE, u′ = f(u), one layer a step."""
+    """Options of a recipe whose network is an ODE, u′ = f(u), one layer a step.
+
+    >>> ODEOptions(layers=64, final_time=2.0).network
+    '64 layers'
+    """
 
     smoothness: float = option(0.0, "weight γ of the penalty γ/2 Σ‖θ_{k+1} − θ_k‖²/Δt over the layers k", least=0)
 
@@ -111,7 +115,11 @@ def image_classifier(side: int, classes: int, options: ODEOptions) -> nn.Module:
 
 @dataclass(frozen=True, kw_only=True)
 class GRUOptions(TrainOptions):
-    """Options of a recipe whose network is a GRU, solved over the steps of its input sequence."""
+    """Options of a recipe whose network is a GRU, solved over the steps of its input sequence.
+
+    >>> GRUOptions(num_layers=2, hidden_size=64).network
+    'implicit GRU, 2 layers of 64'
+    """
 
     formulation: Literal["implicit", "classic"] = option(
         "implicit", "cell of the GRU; classic is torch.nn.GRU's, and diverges on coarse grids"

@@ -22,6 +22,12 @@ def option(
     """A dataclass field with its help text and, for numbers, its bounds: `least` and `most` included, `above` not.
 
     `bare` is what the option means on the command line when it is named without a value.
+
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Options:
+    ...     width: int = option(8, "width of the network", least=1)
+    >>> Options().width
+    8
     """
     return dataclasses.field(
         default=default, metadata={"help": help, "least": least, "above": above, "most": most, "bare": bare}

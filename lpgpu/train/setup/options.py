@@ -20,6 +20,13 @@ from lpgpu.train.setup.words import counted
 class TrainOptions(MGRITOptions):
     """What to train, how long, and where. A recipe is content with its own defaults.
 
+    >>> TrainOptions(levels=2, coarsening=8, iterations=1).layer_solver().coarsening
+    8
+    >>> TrainOptions(epochs=0)
+    Traceback (most recent call last):
+        ...
+    lpgpu.train.setup.errors.InputError: epochs is 0; expected an integer ≥ 1 (passes over the training set)
+
     Raises `InputError`, a ValueError, for a value out of its bounds, a solver that cannot be, a device that is absent.
     """
 

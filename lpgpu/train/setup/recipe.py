@@ -44,6 +44,14 @@ def propagated_parts(*networks: nn.Module) -> list[Propagated]:
 class Recipe:
     """A named way to build a `Problem`.
 
+    >>> def build(options: TrainOptions) -> Problem:
+    ...     from lpgpu.data import load_peaks
+    ...     layers = LayerParallel(None, lambda: nn.Linear(2, 2), 8, 1.0, solver=options.layer_solver())
+    ...     return Problem(network=nn.Sequential(layers, nn.Linear(2, 5)), dataset=load_peaks(options.seed))
+    >>> recipe = Recipe(name="mine", summary="a small one", defaults=TrainOptions(epochs=1), build=build)
+    >>> len(recipe.build(recipe.defaults).propagated)
+    1
+
     Attributes:
         name: what the command line calls it.
         summary: one line of help.

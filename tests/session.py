@@ -1,0 +1,85 @@
+"""All tests, in processes that may die: what follows a test that hangs or crashes is run in another one.
+
+python -m tests.session [arguments of pytest]      what `make test` runs
+
+A test that takes longer than its time limit ends its process, since a hang outside of Python can be ended in no other
+way, and so does one that crashes the interpreter. It counts as failed. The last lines are the sum over all processes.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+JOURNAL = "LPGPU_TEST_JOURNAL"
+"""The variable with the path of the journal: a JSON object per event, written by `tests.conftest`."""
+
+_journal = os.environ.pop(JOURNAL, None)  # not for the sessions that tests start
+
+
+@dataclass
+class Journal:
+    """What has been started, and what has come of it, in all processes of a session."""
+
+    path: Path
+    outcomes: dict[str, str] = field(default_factory=dict)
+
+    def read(self) -> None:
+        """Take in all events there are; a test that was started, and came to no end, has "ended the process"."""
+        self.outcomes = {}
+        for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ():
+            event = json.loads(line)
+            self.outcomes[event["test"]] = event.get("outcome", "ended the process")
+
+    def of(self, outcome: str) -> list[str]:
+        """The tests with this outcome."""
+        return [test for test, came in self.outcomes.items() if came == outcome]
+
+
+def note(**event: str) -> None:
+    """Add an event to the journal, where there is one."""
+    if _journal is not None:
+        with open(_journal, "a", encoding="utf-8") as file:
+            file.write(json.dumps(event) + "\n")
+
+
+def started() -> set[str]:
+    """The tests of the journal, which are not to be run again."""
+    if _journal is None:
+        return set()
+    journal = Journal(Path(_journal))
+    journal.read()
+    return set(journal.outcomes)
+
+
+def run(arguments: list[str]) -> int:
+    """Run pytest until every test has had its turn; the exit code is 1 where one has failed or ended its process."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="lpgpu-tests-") as folder:
+        journal = Journal(Path(folder) / "journal")
+        environment = os.environ | {JOURNAL: str(journal.path)}
+        dead: list[str] = []
+        while True:
+            code = subprocess.run([sys.executable, "-m", "pytest", *arguments], env=environment).returncode
+            journal.read()
+            before, dead = len(dead), journal.of("ended the process")
+            if len(dead) == before or code == pytest.ExitCode.INTERRUPTED:
+                break
+            print(f"\n{dead[-1]} ended the process; the rest follows\n", flush=True)
+    failed = journal.of("failed")
+    if dead:
+        counts = Counter(journal.outcomes.values())
+        print(f"\n=== all processes: {dict(counts)} in {time.monotonic() - began:.0f} s")
+        print(*(f"FAILED {test}" for test in failed), *(f"ENDED THE PROCESS {test}" for test in dead), sep="\n")
+    return 1 if dead else int(code)
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))
