@@ -11,6 +11,7 @@ from lpgpu.nn.state import (
     load_full_optimizer_state_dict,
     load_full_state_dict,
 )
+from lpgpu.nn.tune import tune
 from lpgpu.nn.verify import SolveErrors, Verification, verify
 
 __version__ = "0.1.0"
@@ -36,5 +37,6 @@ __all__ = [
     "load_full_optimizer_state_dict",
     "load_full_state_dict",
     "param_groups",
+    "tune",
     "verify",
 ]

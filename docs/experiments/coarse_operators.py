@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from lpgpu import MGRIT, Serial
 from lpgpu.nn.trials import Trial, attempt
 
-CYCLES = ((0, 0), (1, 0), (1, 1), (2, 1), (2, 2), (3, 2), (3, 3))
+CYCLES = ((0, 0), (1, 0), (1, 1), (2, 1), (2, 2), (3, 3))
 OPERATORS = (
     {"coarse_operator": "rediscretised", "delta": "none"},
     {"coarse_operator": "rediscretised", "delta": "diagonal"},
@@ -39,12 +39,16 @@ OPERATORS = (
 
 
 def groups_of(case: Case) -> Iterator[list[MGRIT]]:
-    """The solvers to try, in groups that differ in their cycles only; linear on two levels, Picard below order m."""
-    for operator in OPERATORS:
-        for levels, m in case.grids:
-            if (operator["coarse_operator"] == "linear" and levels > 2) or operator.get("picard_order", 1) >= m:
+    """The solvers to try: the default one with every operator, then groups that differ in their cycles only."""
+    operators = [each for each in OPERATORS if not (case.recurrent and each.get("delta") == "none")]
+    yield from ([MGRIT(**operator)] for operator in ({}, *operators))
+    for operator in operators:
+        linear = operator["coarse_operator"] == "linear"
+        relaxations = ("F", "FCF") if operator["coarse_operator"] == "rediscretised" else ("F",)
+        for levels, m in ((2, 2), (2, 4), (2, 8), (2, 16)) if linear else case.grids:
+            if operator.get("picard_order", 1) >= m:  # it would be exact
                 continue
-            for relaxation in ("F", "FCF"):
+            for relaxation in relaxations:
                 grid = {"levels": levels, "coarsening": m, "relaxation": relaxation}
                 yield [MGRIT(**grid, iterations=k, adjoint_iterations=n, **operator) for k, n in CYCLES]
 
@@ -83,7 +87,7 @@ def evaluate(case: Case, network: nn.Module, batch: tuple[Tensor, Tensor], weigh
     names = [name for name, _ in network.named_parameters()]
     exact = attempt(network, step, Serial(), keep_states=True)
     begun = time.perf_counter()
-    groups = [[MGRIT()], *groups_of(case)]
+    groups = list(groups_of(case))
     for cycle in range(len(CYCLES)):
         for group in [group for group in groups if cycle < len(group)]:
             if time.perf_counter() - begun > seconds:

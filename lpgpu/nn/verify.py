@@ -69,8 +69,7 @@ def verify(net: nn.Module, step: Step, *, layers: bool = False) -> Verification:
     generators are put back, so that both calls see the same draws. All of `net`'s states are kept in host memory once.
     Where ranks share the network every rank calls, and gets the same figures.
 
-    >>> torch.manual_seed(0); net = LayerParallel(None, lambda: nn.Linear(4, 4), 64, Tf=1.0)  # doctest: +ELLIPSIS
-    <...>
+    >>> net = LayerParallel(None, lambda: nn.Linear(4, 4), 64, Tf=1.0)
     >>> x = torch.randn(8, 4)
     >>> verify(net, lambda: net(x).square().mean().backward()).gradient < 0.05
     True
@@ -154,6 +153,11 @@ def compared(net: nn.Module, exact: Trial, trial: Trial, *, layers: bool = False
             for solve, each in zip(exact.solves, squares, strict=True)
         ),
     )
+
+
+def gradient_error_of(net: nn.Module, trial: Trial, exact: Trial) -> float:
+    """Relative error of the whole gradient, the same on every rank. Collective where ranks share the network."""
+    return _relative(*_gradient_squares(net, trial.gradient, exact.gradient).sum(0).tolist())
 
 
 def communicator_of(net: nn.Module) -> Communicator:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from lpgpu import GRU, MGRIT, DivergenceWarning, LayerParallel, Serial
 from lpgpu.nn import DenseBlock
+from lpgpu.nn.memory import Allocations
 from tests.assertions import relative_error
-from tests.memory import Allocations
 from tests.nn.networks import WIDTH, inputs, network
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lpgpu import MGRIT, LayerParallel
 from lpgpu.mgrit import AllPoints, CPointsOnly, States, solve
+from lpgpu.nn.memory import Allocations
 from lpgpu.nn.propagators import AdjointPropagator, ForwardPropagator, layers_of
 from tests.assertions import assert_same_derivatives, derivatives
-from tests.memory import Allocations
 from tests.nn.networks import BLOCKS, inputs, network
 from tests.settings import cycle_kinds, relaxations
 

@@ -1,11 +1,28 @@
-"""Allocated bytes, measured: every storage that appears within a context, as long as it lives."""
+"""How much memory a computation takes at most."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
+
+
+def peak_bytes(compute: Callable[[], object], device: torch.device) -> int:
+    """The most bytes that `compute()` has at one time on `device`, beside what there was before.
+
+    On a GPU by the caching allocator's own count, elsewhere by `Allocations`.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        compute()
+        return torch.cuda.max_memory_allocated(device) - before
+    with Allocations() as allocations:
+        compute()
+    return allocations.peak
 
 
 class Allocations(TorchDispatchMode):
