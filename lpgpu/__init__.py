@@ -3,7 +3,8 @@
 from lpgpu.comm import ProcessGrid
 from lpgpu.mgrit import MGRIT, DivergenceError, DivergenceWarning, Parareal, Serial, SolveResult
 from lpgpu.nn import GRU, LSTM, LayerParallel, Recurrent
-from lpgpu.nn.gradients import average_gradients, clip_grad_norm_
+from lpgpu.nn.averaging import average_gradients, overlap_gradients
+from lpgpu.nn.gradients import clip_grad_norm_
 from lpgpu.nn.parameter_groups import param_groups
 from lpgpu.nn.state import (
     full_optimizer_state_dict,
@@ -36,6 +37,7 @@ __all__ = [
     "full_state_dict",
     "load_full_optimizer_state_dict",
     "load_full_state_dict",
+    "overlap_gradients",
     "param_groups",
     "tune",
     "verify",

@@ -18,7 +18,7 @@ PATIENCE = 5.0  # seconds from being asked to end to being killed
 def main() -> None:
     """Fork the ranks and wait for them; a rank returns from here only when its module has ended."""
     ranks, module = int(sys.argv[1]), sys.argv[2]
-    for needed in ("lpgpu.train", "pytest", "hypothesis") if "pytest" in sys.argv else ("lpgpu",):
+    for needed in ("lpgpu.train", "pytest") if "pytest" in sys.argv else ("lpgpu",):
         importlib.import_module(needed)
     environment = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     children: set[int] = set()

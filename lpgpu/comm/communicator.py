@@ -1,6 +1,7 @@
 """The solver's view of its fellow ranks, and the communicator of a process that has none."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
@@ -14,6 +15,16 @@ class Arrival(Protocol):
     def wait(self) -> Tensor:
         """The state, contiguous, as soon as it is there."""
         ...
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """An `Arrival` that is there."""
+
+    state: Tensor
+
+    def wait(self) -> Tensor:
+        return self.state
 
 
 class Communicator(Protocol):
@@ -47,6 +58,10 @@ class Communicator(Protocol):
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum over all ranks of a tensor of one shape everywhere; the same, and a new tensor, on every rank."""
+        ...
+
+    def begin_sum(self, value: Tensor) -> Arrival:
+        """Begin a `sum` without waiting for it, where that is possible; not of half precision."""
         ...
 
     def broadcast(self, value: Tensor, root: int) -> Tensor:
@@ -86,6 +101,9 @@ class SingleProcess:
 
     def sum(self, value: Tensor) -> Tensor:
         return value
+
+    def begin_sum(self, value: Tensor) -> Arrival:
+        return Arrived(value)
 
     def broadcast(self, value: Tensor, root: int) -> Tensor:
         return value

@@ -4,6 +4,7 @@ import functools
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from mpi4py import MPI
 from torch import Tensor
 
 from lpgpu.comm import agreement
-from lpgpu.comm.communicator import Arrival, Communicator
+from lpgpu.comm.communicator import Arrival, Arrived, Communicator
 from lpgpu.comm.detached import Detached
 from lpgpu.comm.failure import end_the_job_on_failure
 from lpgpu.comm.mpi_job import MPIJob, MPINotices
@@ -102,15 +103,17 @@ class MPICommunicator:
     def sum(self, value: Tensor) -> Tensor:
         if value.dtype in _HALF:
             return self.sum(value.float()).to(value.dtype)
+        return self.begin_sum(value).wait()
+
+    def begin_sum(self, value: Tensor) -> Arrival:
         if self._goes_directly(value):
             total = value.detach().clone(memory_format=torch.contiguous_format)
             synchronise(total)
             self._meet()
             self._comm.Allreduce(MPI.IN_PLACE, total)
-            return total
+            return Arrived(total)
         total = value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        self.wait(self._comm.Iallreduce(MPI.IN_PLACE, total.numpy()))
-        return total.to(value.device)
+        return _Sum(self, self._comm.Iallreduce(MPI.IN_PLACE, total.numpy()), total, value.device)
 
     def broadcast(self, value: Tensor, root: int) -> Tensor:
         if self._goes_directly(value):
@@ -177,6 +180,18 @@ class _Arrival:
     def wait(self) -> Tensor:
         self._communicator.wait(self._request)
         return self._incoming.tensor()
+
+
+@dataclass(frozen=True)
+class _Sum:
+    communicator: MPICommunicator
+    request: Any
+    total: Tensor
+    device: torch.device
+
+    def wait(self) -> Tensor:
+        self.communicator.wait(self.request)
+        return self.total.to(self.device)
 
 
 def _check_thread_level() -> None:

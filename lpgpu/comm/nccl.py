@@ -72,12 +72,11 @@ class DeviceLink:
         group = self._upward if source < self._rank else self._downward
         return _OnStream(dist.irecv(landed, group=group, group_src=source), landed)
 
-    def sum(self, value: Tensor) -> Tensor:
-        """See `Communicator`; not of half precision."""
+    def begin_sum(self, value: Tensor) -> Arrival:
+        """See `Communicator`."""
         self._check(value)
         total = value.detach().clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total, group=self._upward)
-        return total
+        return _OnStream(dist.all_reduce(total, group=self._upward, async_op=True), total)
 
     def broadcast(self, value: Tensor, root: int) -> Tensor:
         """See `Communicator`."""

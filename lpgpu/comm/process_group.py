@@ -8,6 +8,7 @@ import pickle
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -121,11 +122,13 @@ class ProcessGroupCommunicator:
     def sum(self, value: Tensor) -> Tensor:
         if value.dtype in _HALF:
             return self.sum(value.float()).to(value.dtype)
+        return self.begin_sum(value).wait()
+
+    def begin_sum(self, value: Tensor) -> Arrival:
         if self._goes_directly(value):
-            return self._device_link.sum(value)
+            return self._device_link.begin_sum(value)
         total = value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        self.wait(dist.all_reduce(total, group=self._host, async_op=True))
-        return total.to(value.device)
+        return _Sum(self, dist.all_reduce(total, group=self._host, async_op=True), total, value.device)
 
     def broadcast(self, value: Tensor, root: int) -> Tensor:
         if self._goes_directly(value):
@@ -208,6 +211,18 @@ class _Arrival:
     def wait(self) -> Tensor:
         self._communicator.wait(self._work)
         return self._incoming.tensor()
+
+
+@dataclass(frozen=True)
+class _Sum:
+    communicator: ProcessGroupCommunicator
+    work: Any
+    total: Tensor
+    device: torch.device
+
+    def wait(self) -> Tensor:
+        self.communicator.wait(self.work)
+        return self.total.to(self.device)
 
 
 def _started(work: Any) -> Any:

@@ -31,6 +31,9 @@ class Reversed:
     def sum(self, value: Tensor) -> Tensor:
         return self._communicator.sum(value)
 
+    def begin_sum(self, value: Tensor) -> Arrival:
+        return self._communicator.begin_sum(value)
+
     def broadcast(self, value: Tensor, root: int) -> Tensor:
         return self._communicator.broadcast(value, self._opposite(root))
 

@@ -1,31 +1,11 @@
-"""Gradients of several ranks: averaged over those that share the data, measured over those that share the layers."""
+"""Norms and products of gradients over the whole network, whose layers several ranks may share."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from lpgpu.comm import Communicator, as_communicator
 from lpgpu.nn.layer_parallel import LayerParallel
-
-
-def average_gradients(module: nn.Module, data_comm: Any, *, bucket_bytes: int = 25 * 2**20) -> None:
-    """Replace every gradient by its mean over the ranks of `data_comm`: call between backward and the optimizer.
-
-    The gradients travel in buckets of about `bucket_bytes`, each one message; half precision is summed in fp32. A
-    parameter without a gradient on some ranks counts as zero there, without one on all of them it stays without.
-    Collective: every rank of `data_comm` calls, with a network of the same parameters.
-    """
-    communicator = as_communicator(data_comm)
-    if communicator.size == 1:
-        return
-    parameters = [theta for theta in module.parameters() if theta.requires_grad]
-    present = torch.tensor([theta.grad is not None for theta in parameters], dtype=torch.int64)
-    anywhere = communicator.sum(present).tolist()
-    wanted = [theta for theta, count in zip(parameters, anywhere, strict=True) if count]
-    for bucket in _buckets(wanted, bucket_bytes):
-        _average(bucket, communicator)
 
 
 def clip_grad_norm_(module: nn.Module, max_norm: float) -> Tensor:
@@ -68,31 +48,6 @@ def network_dot(module: nn.Module, left: Sequence[Tensor | None], right: Sequenc
     if shared[0].has_first_layer:  # one rank's copies, within a sum that is the same on all
         of_layers[0] = of_layers[0] + replicated
     return torch.stack([part.sum_over_ranks(mine) for part, mine in zip(shared, of_layers, strict=True)]).sum()
-
-
-def _buckets(parameters: Sequence[Tensor], bucket_bytes: int) -> Iterator[list[Tensor]]:
-    """Consecutive parameters of one dtype and device, as many as fit, at least one."""
-    bucket: list[Tensor] = []
-    size = 0
-    for theta in parameters:
-        nbytes = theta.numel() * theta.element_size()
-        alike = not bucket or (theta.dtype, theta.device) == (bucket[0].dtype, bucket[0].device)
-        if bucket and (not alike or size + nbytes > bucket_bytes):
-            yield bucket
-            bucket, size = [], 0
-        bucket.append(theta)
-        size += nbytes
-    if bucket:
-        yield bucket
-
-
-def _average(bucket: list[Tensor], communicator: Communicator) -> None:
-    gradients = [torch.zeros_like(theta) if theta.grad is None else theta.grad for theta in bucket]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    wide = torch.promote_types(flat.dtype, torch.float32)
-    mean = communicator.sum(flat.to(wide)) / communicator.size
-    for theta, part in zip(bucket, mean.split([each.numel() for each in gradients]), strict=True):
-        theta.grad = part.view_as(theta).to(theta.dtype)
 
 
 def _dot(a: Tensor | None, b: Tensor | None) -> Tensor | None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lpgpu.comm import Communicator
+from lpgpu.comm.communicator import Arrived
 
 T = TypeVar("T")
 PATIENCE = 20.0  # seconds without a message: something hangs
@@ -55,6 +56,9 @@ class ThreadRank:
 
     def sum(self, value: Tensor) -> Tensor:
         return torch.stack(self.allgather(value.detach().clone())).sum(0)
+
+    def begin_sum(self, value: Tensor) -> Arrived:
+        return Arrived(self.sum(value))
 
     def broadcast(self, value: Tensor, root: int) -> Tensor:
         return self.allgather(value.detach().clone())[root].clone()
