@@ -4,13 +4,14 @@ The checks are those of tests/kernels/fused: what is written is poisoned before,
 """
 
 import copy
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
-from gpu_timing import DEVICE, fused
+from gpu_timing import DEVICE, REHEARSING, fused
 from torch import Tensor, nn
 
 from lpgpu import GRU, MGRIT, LayerParallel, Serial
@@ -100,6 +101,38 @@ def check_network(name: str, dtype: torch.dtype) -> dict[str, Any]:
     return row if errors[worst] <= allowed else {**row, "failed": f"{worst} is off by {errors[worst]:.1e}"}
 
 
+def check_graphs(name: str, dtype: torch.dtype) -> dict[str, Any]:
+    """Five steps whose solves are replayed, the weights changed between them: those that run, bit for bit."""
+    torch.manual_seed(0)
+    build, shape = NETWORKS[name]
+    net: Any = build().to(DEVICE, dtype)
+    other = copy.deepcopy(net)
+    other.solver = dataclasses.replace(net.solver, cuda_graph="never")
+    for use in range(5):
+        x = torch.randn(shape).to(DEVICE, dtype)
+        came, expected = derivatives(net, x), derivatives(other, x)
+        for key in expected:
+            if not torch.equal(came[key], expected[key]):
+                off = relative_error(came[key].double().cpu(), expected[key].double().cpu())
+                return {"failed": f"use {use}: {key} is off by {off:.1e}"}
+        with torch.no_grad():
+            for mine, theirs in zip(net.parameters(), other.parameters(), strict=True):
+                mine += 0.05 * torch.randn_like(mine)
+                theirs.copy_(mine)
+    counts = {
+        "recorded": net.graphs.recorded,
+        "replayed": net.graphs.replayed,
+        "refused": list(net.graphs.refusals.values()),
+    }
+    if not net.graphs.replayed and not REHEARSING:
+        return {**counts, "failed": "nothing was replayed"}
+    return counts
+
+
+def _graphs(name: str, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
+    yield check_graphs(name, dtype)
+
+
 def _network(name: str, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
     with fused():
         yield check_network(name, dtype)
@@ -117,4 +150,5 @@ def items(*, check: bool) -> dict[str, Item]:
     found: dict[str, Item] = {f"smoke {name}": partial(_check, each) for name, each in kernel_checks()}
     for network, (name, dtype) in itertools.product(NETWORKS, [("fp32", torch.float32), ("bf16", torch.bfloat16)]):
         found[f"smoke network {network} {name}"] = partial(_network, network, dtype)
+        found[f"smoke graphs {network} {name}"] = partial(_graphs, network, dtype)
     return found

@@ -1,16 +1,18 @@
 """MGRIT against the best plain PyTorch, forward + backward, as items of `bench/gpu.py`: networks of bench/solver.py.
 
 Baselines: torch.nn.GRU (cuDNN), or an nn.Sequential of the same layers (convolutions in channels_last). All are timed
-as a user calls them and in a CUDA graph. The gradient error is that against exact propagation of the same network.
+as a user calls them (our solves are then replayed from graphs of their own) and whole, in one CUDA graph. The gradient
+error is that against exact propagation of the same network.
 """
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 import torch
-from gpu_timing import DEVICE, REHEARSING, both_times, same_precision
+from gpu_timing import DEVICE, REHEARSING, both_times, eager_times, same_precision
 from solver import CASES, Case, gradient, gru, layers, results, step
 
 from lpgpu import GRU, MGRIT, LayerParallel, Serial
@@ -20,8 +22,12 @@ Item = Callable[[], Iterator[dict[str, Any]]]
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 SETTINGS = [
-    MGRIT(levels=2, coarsening=16, relaxation=relaxation, iterations=1, adjoint_iterations=adjoint)
-    for relaxation, adjoint in itertools.product(("FCF", "F"), (0, 1))
+    *(
+        MGRIT(levels=2, coarsening=16, relaxation=relaxation, iterations=1, adjoint_iterations=adjoint)
+        for relaxation, adjoint in itertools.product(("FCF", "F"), (0, 1))
+    ),
+    MGRIT(levels=2, coarsening=32, relaxation="F", iterations=1, adjoint_iterations=1),
+    MGRIT(levels=3, coarsening=(16, 8), relaxation="F", iterations=1, adjoint_iterations=1),
 ]
 
 
@@ -32,7 +38,8 @@ def chosen() -> list[Case]:
         return [gru("gru-16x32", 32, 16, 1, 4), dense, layers("conv-2x32", lambda: ConvBlock(2), 32, (2, 2, 6, 6))]
     named = {case.name: case for case in CASES}
     names = ("gru-128x1024", "dense-64x1024", "conv-8x64", "gru-64x1024", "dense-8x1024")
-    return [*(named[name] for name in names), gru("gru-128x1024-b64", 1024, 128, 1, 64)]
+    others = (gru("gru-128x4096", 4096, 128, 1, 16), gru("gru-128x1024-b64", 1024, 128, 1, 64))
+    return [*(named[name] for name in names), *others, gru("gru-128x128", 128, 128, 1, 16)]
 
 
 def measure(case: Case, dtype: str, *, check: bool) -> Iterator[dict[str, Any]]:
@@ -48,11 +55,12 @@ def measure(case: Case, dtype: str, *, check: bool) -> Iterator[dict[str, Any]]:
         baseline = case.baseline(net).to(DEVICE, kind)
         laid = x.detach().to(memory_format=torch.channels_last).requires_grad_() if x.ndim == 4 else x
         baseline = baseline.to(memory_format=torch.channels_last) if x.ndim == 4 else baseline
-        yield {
-            "solver": "PyTorch",
-            "precision": precision,
-            **both_times(lambda: step(baseline, laid, weight), repeats=7),
-        }
+        times = both_times(lambda: step(baseline, laid, weight), repeats=7)
+        yield {"solver": "PyTorch", "precision": precision, **times}
+        if dtype == "bf16" and isinstance(net, GRU):  # cuDNN has persistent kernels for fp16, but not for bf16
+            half, x_half = case.baseline(net).to(DEVICE, torch.float16), x.detach().half().requires_grad_()
+            times = both_times(lambda: step(half, x_half, weight.half()), repeats=7)
+            yield {"solver": "PyTorch fp16", "precision": precision, **times}
     exact = None
     for solver in (Serial(), *SETTINGS):
         net.solver = solver
@@ -66,6 +74,9 @@ def measure(case: Case, dtype: str, *, check: bool) -> Iterator[dict[str, Any]]:
             forward, adjoint = results(net)
             row |= {"depth": forward.sequential_depth + adjoint.sequential_depth}
             row |= both_times(lambda: step(net, x, weight), repeats=7)
+            net.solver = replace(solver, cuda_graph="never")
+            row["without graphs"] = asdict(eager_times(lambda: step(net, x, weight), repeats=7))
+            row["recorded"], row["refused"] = net.graphs.recorded, list(net.graphs.refusals.values())
         yield row
 
 

@@ -19,6 +19,7 @@ from lpgpu.kernels.precision import get_precision
 T = TypeVar("T")
 REHEARSING = os.environ.get("LPGPU_REHEARSE") == "1"
 DEVICE = "cpu" if REHEARSING else "cuda"
+EAGER_SECONDS = 0.7  # for the repeats of one call
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def graph_times(run: Callable[[T], object], inputs: Sequence[T], *, replays: int
     `run` must not allocate outside the capture's pool nor wait for the device. It is warmed up on the capture's stream.
     """
     if REHEARSING:
-        return eager_times(lambda: run(inputs[0]), repeats=3)
+        return eager_times(lambda: run(inputs[0]))
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -73,10 +74,15 @@ def graph_times(run: Callable[[T], object], inputs: Sequence[T], *, replays: int
 
 
 def eager_times(run: Callable[[], object], *, repeats: int = 15) -> Times:
-    """Seconds of `run()` as a user calls it, device and host together."""
-    for _ in range(1 if REHEARSING else 3):
+    """Seconds of `run()` as a user calls it, device and host together; fewer repeats of what takes long."""
+    if REHEARSING:
+        return _percentiles(run, 2, 1)
+    for _ in range(3):
         run()
-    return _percentiles(run, repeats, 1)
+    began = time.perf_counter()
+    _percentiles(run, 2, 1)
+    affordable = int(EAGER_SECONDS / (time.perf_counter() - began) * 2)
+    return _percentiles(run, max(3, min(repeats, affordable)), 1)
 
 
 def both_times(run: Callable[[], object], *, repeats: int = 15) -> dict[str, Any]:

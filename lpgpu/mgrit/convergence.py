@@ -7,8 +7,10 @@ in the background and spoken at the next solve.
 import math
 import warnings
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -49,8 +51,8 @@ class Stopping:
 
 
 @dataclass(frozen=True)
-class _Diagnosis:
-    """What a finished solve shows: its ‖r‖² history, then ‖u‖² at the C-points and at the end."""
+class Diagnosis:
+    """What a finished solve shows: its ‖r‖² history, then ‖u‖² at the C-points and at the end; `ready` on the host?"""
 
     figures: Tensor
     num_norms: int
@@ -87,7 +89,8 @@ class _Diagnosis:
         warnings.warn(message, DivergenceWarning, stacklevel=2)
 
 
-_pending: deque[_Diagnosis] = deque(maxlen=64)
+_pending: deque[Diagnosis] = deque(maxlen=64)
+_recorded: ContextVar[list[Diagnosis] | None] = ContextVar("recorded diagnoses", default=None)
 
 
 def diagnose(
@@ -96,7 +99,7 @@ def diagnose(
     """The ‖r‖² of all ranks, from this rank's `squared_norms`.
 
     Reports a solve whose states are non-finite or whose residual grew, on every rank; on one GPU, at the next call
-    after it is known; in a CUDA graph not at all, as a replay has no host to tell.
+    after it is known. A solve that is recorded into a CUDA graph is left to whoever replays it: `recorded_diagnoses`.
 
     Raises:
         DivergenceError: when that is so and `on_divergence` is "raise".
@@ -106,16 +109,41 @@ def diagnose(
     squares = [torch.linalg.vector_norm(each, dtype=torch.float64).square() for each in of_states]
     figures = global_sum(communicator, torch.stack([*squared_norms, *squares]))
     eps = torch.finfo(states.u.dtype).eps
-    if states.u.shape[1:].numel() and not _is_captured(states.u):  # an empty batch shows nothing
+    recorded = is_captured(states.u)
+    if recorded and (diagnoses := _recorded.get()) is not None:
+        diagnoses.append(Diagnosis(figures, len(squared_norms), eps, what, on_divergence, lambda: True))
+    if states.u.shape[1:].numel() and not recorded:  # an empty batch shows nothing
         at_once = communicator.size > 1  # all ranks must raise an error at the same call
         host, ready = (figures.cpu(), lambda: True) if at_once else _to_host(figures)
-        diagnosis = _Diagnosis(host, len(squared_norms), eps, what, on_divergence, ready)
+        diagnosis = Diagnosis(host, len(squared_norms), eps, what, on_divergence, ready)
         if at_once:
             diagnosis.speak()
         else:
             _pending.append(diagnosis)
             speak_pending()
     return list(figures[: len(squared_norms)])
+
+
+@contextmanager
+def recorded_diagnoses() -> Iterator[list[Diagnosis]]:
+    """Within it: the diagnoses of solves that are recorded into a CUDA graph, for `speak_of` after every replay."""
+    diagnoses: list[Diagnosis] = []
+    token = _recorded.set(diagnoses)
+    try:
+        yield diagnoses
+    finally:
+        _recorded.reset(token)
+
+
+def speak_of(recorded: Diagnosis) -> None:
+    """Report what a recorded solve has shown in the replay that was just launched, once it is known.
+
+    Raises:
+        DivergenceError: as `diagnose`.
+    """
+    host, ready = _to_host(recorded.figures)
+    _pending.append(replace(recorded, figures=host, ready=ready))
+    speak_pending()
 
 
 def speak_pending(*, wait: bool = False) -> None:
@@ -126,7 +154,7 @@ def speak_pending(*, wait: bool = False) -> None:
         _pending.popleft().speak()
 
 
-def _is_captured(u: Tensor) -> bool:
+def is_captured(u: Tensor) -> bool:
     """Whether what runs now is recorded into a CUDA graph."""
     return u.is_cuda and torch.cuda.is_current_stream_capturing()
 

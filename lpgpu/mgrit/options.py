@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from lpgpu.mgrit.hierarchy import Hierarchy
@@ -10,13 +10,26 @@ from lpgpu.mgrit.partition import Partition
 
 Relaxation = Literal["F", "FCF"]
 Cycle = Literal["V", "F", "W"]
+CudaGraph = Literal["auto", "always", "never"]
 CoarseOperatorName = Literal["auto", "rediscretised", "picard", "linear"]
 InitialGuess = Literal["coarse", "nested", "constant"]
 
 
 @dataclass(frozen=True)
 class Serial:
-    """Exact propagation, layer after layer, through the same interface: the oracle, and the choice for inference."""
+    """Exact propagation, layer after layer, through the same interface: the oracle, and the choice for inference.
+
+    Attributes:
+        cuda_graph: as of `MGRIT`.
+
+    Raises:
+        ValueError: where that is none of "auto", "always", "never".
+    """
+
+    cuda_graph: CudaGraph = field(default="auto", kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        _one_of("cuda_graph", self.cuda_graph, get_args(CudaGraph))
 
     def hierarchy(self, num_steps: int, partition: Partition | None = None) -> Hierarchy:
         """The single grid of `num_steps` layers, which ranks may share."""
@@ -58,6 +71,10 @@ class MGRIT:
         on_divergence: "warn" or "raise" when a solve ends non-finite, or, of two cycles or more, with a residual that
             grew or is as large as its states. With one cycle there is no reduction to look at: whether its accuracy is
             enough is seen against `Serial()`, or from more cycles.
+        cuda_graph: whether solves on a GPU are replayed from CUDA graphs, from the second of equal shapes on, which
+            spares the host hundreds of launches. "auto": those of `DenseBlock`, `ConvBlock` and `GRU`, on one process
+            and without a tolerance; "always": an error where that cannot be; "never". The memory of up to 8 solves
+            stays in use.
 
     Raises:
         ValueError: naming the field, what came and what was expected.
@@ -80,6 +97,7 @@ class MGRIT:
     store: Literal["all", "c_points"] = "all"
     chunk: int | None = None
     on_divergence: Literal["warn", "raise"] = "warn"
+    cuda_graph: CudaGraph = "auto"
 
     def __post_init__(self) -> None:
         _at_least("levels", self.levels, 1)
@@ -97,8 +115,12 @@ class MGRIT:
             if value is not None and not (is_number and 0 <= value < math.inf):
                 raise ValueError(f"{name} is {value!r}; expected None or a finite number ≥ 0")
         for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(map(repr, allowed))}")
+            _one_of(name, getattr(self, name), allowed)
+        if self.cuda_graph == "always" and not (self.tolerance is None and self.adjoint_tolerance is None):
+            raise ValueError(
+                'cuda_graph is "always", but a tolerance waits for the device at every cycle, as a CUDA graph cannot; '
+                'use a fixed number of iterations (tolerance=None), or cuda_graph="auto"'
+            )
         if self.coarse_operator == "picard" and self.delta == "diagonal":
             raise ValueError('delta is "diagonal", which coarse_operator="picard" does not take; use "auto" or "none"')
         for name in ("coarsening", "relaxation"):
@@ -141,7 +163,13 @@ _CHOICES = {
     "initial_guess": get_args(InitialGuess),
     "store": ("all", "c_points"),
     "on_divergence": ("warn", "raise"),
+    "cuda_graph": get_args(CudaGraph),
 }
+
+
+def _one_of(name: str, value: object, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
 
 
 def _at_least(name: str, value: object, least: int) -> None:

@@ -4,127 +4,18 @@ Ranks solve together, so backward must run on all of them, whatever a rank's own
 ranks every operation takes an `anchor`, a tensor that always requires a gradient and never gets one.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from lpgpu.comm import Communicator
-from lpgpu.mgrit import MGRIT, AllPoints, CPointsOnly, Partition, Solver, SolveResult, States, solve
-from lpgpu.mgrit.exchange import global_sum, of_first_point, state_of_rank
-from lpgpu.mgrit.hierarchy import Grid
+from lpgpu.mgrit import SolveResult
+from lpgpu.mgrit.exchange import global_sum, of_first_point
 from lpgpu.nn.cells import Cell
-from lpgpu.nn.derivatives import Gradients, Kept, pulled_back, refuse_all_but_first_derivatives
-from lpgpu.nn.propagators import AdjointPropagator, ForwardPropagator, Layers
-from lpgpu.nn.watching import ForwardSolve, tell_watcher
-
-
-@dataclass(frozen=True)
-class Propagation:
-    """How one call is propagated, and who hears of its results: all but the tensors.
-
-    `num_steps` are those of all ranks, `partition` says whose they are (None: all are this process's own).
-    `forward_done` and `adjoint_done` receive the results of the solves. `differentiable`: an adjoint may follow.
-    `plain` computes what an exact solve does, of the operation's tensors, in plain PyTorch.
-    """
-
-    num_steps: int
-    partition: Partition | None
-    solver: Solver
-    communicator: Communicator
-    forward_done: Callable[[SolveResult], None]
-    adjoint_done: Callable[[SolveResult], None]
-    differentiable: bool
-    plain: Callable[..., Tensor]
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether this is serial propagation on one process, so that `plain` computes the same."""
-        return self.communicator.size == 1 and len(self.solver.hierarchy(self.num_steps, self.partition).grids) == 1
-
-    def keep(self, solve: Any, inputs: Sequence[Tensor | None], watched: Sequence[Tensor | None]) -> Kept:
-        """What backward needs; see `lpgpu.nn.derivatives`."""
-        return Kept(solve, self.plain if self.is_exact else None, inputs, watched)
-
-    def forward(self, layers: Layers, start: Tensor) -> "Propagated":
-        """Solve u_{k+1} = Φ_k(u_k) from u_0 = `start`, which is the same on every rank."""
-        hierarchy = self.solver.hierarchy(self.num_steps, self.partition)
-        u = self._states(hierarchy.grids[0], layers, start)
-        if u.grid.begins:
-            u.start.copy_(start)
-        keep = self.differentiable and isinstance(u, AllPoints)
-        propagator = ForwardPropagator(layers, len(hierarchy.grids), keep=keep)
-        result = solve(propagator, hierarchy, u, self.solver, communicator=self.communicator)
-        self.forward_done(result)
-        propagated = Propagated(self, propagator, u)
-        told = ForwardSolve(self.num_steps, self.communicator, propagator, result, propagated.all_points)
-        return replace(propagated, adjoint_done=tell_watcher(told))
-
-    def _states(self, grid: Grid, layers: Layers, like: Tensor) -> States:
-        """States for the finest level, stored as the solver says."""
-        store, chunk = (self.solver.store, self.solver.chunk) if isinstance(self.solver, MGRIT) else ("all", None)
-        if store == "c_points":
-            return CPointsOnly(grid, lambda points: layers.empty_states(points, like), chunk)
-        return AllPoints(grid, layers.empty_states(grid.local_points, like), chunk)
-
-    def anchor(self) -> Tensor | None:
-        """See the top of this file."""
-        return anchor_for(self.communicator)
-
-
-@dataclass(frozen=True)
-class Propagated:
-    """A forward solve that has been done: its states, for the adjoint to be linearised at."""
-
-    propagation: Propagation
-    propagator: ForwardPropagator
-    u: States
-    adjoint_done: Callable[[SolveResult], None] | None = None
-
-    def end(self) -> Tensor:
-        """A copy of u_N, on every rank."""
-        return state_of_rank(self.propagation.communicator, self.u.end, self.propagation.communicator.size - 1)
-
-    def all_points(self) -> Tensor:
-        """u at this rank's points, [n + 1, ...], not to be written to; those that were not stored are swept again."""
-        if isinstance(self.u, AllPoints):
-            return self.u.u
-        grid = self.u.grid
-        out = self.u.start.new_empty(grid.local_points, *self.u.start.shape)
-        for window in self.u.windows():
-            with self.u.read(window) as u:
-                self.propagator.sweep(window, grid.f_positions, u)
-                out[window.points] = u
-        self.release_scratch()
-        return out
-
-    def adjoint(self, lam_N: Tensor, g: Tensor | None, *, parameters: bool) -> tuple[Tensor, list[Tensor | None]]:
-        """Solve λ_k = (∂Φ_k/∂u)ᵀ λ_{k+1} + g_k from `lam_N`; λ_0 and this rank's parameter gradients, if wanted.
-
-        `lam_N` is looked at on the last rank only, λ_0 is the same on all; `g` is [n + 1, ...], where each rank's last
-        point is not looked at.
-        """
-        propagation = self.propagation
-        hierarchy = propagation.solver.hierarchy(propagation.num_steps, propagation.partition)
-        adjoint = AdjointPropagator(self.propagator, hierarchy.grids[0], self.u)
-        transposed = hierarchy.transpose()
-        lam = propagation._states(transposed.grids[0], self.propagator.layers, lam_N)
-        if lam.grid.begins:
-            lam.start.copy_(lam_N)
-        result = solve(adjoint, transposed, lam, propagation.solver, g=g, communicator=propagation.communicator)
-        propagation.adjoint_done(result)
-        if self.adjoint_done is not None:
-            self.adjoint_done(result)
-        gradients = adjoint.parameter_gradients(lam, g) if parameters else []
-        self.release_scratch()
-        return state_of_rank(propagation.communicator, lam.end, 0), gradients
-
-    def release_scratch(self) -> None:
-        """Keep between the calls only what is stored."""
-        if isinstance(self.u, CPointsOnly):
-            self.u.release_scratch()
+from lpgpu.nn.derivatives import Gradients, pulled_back, refuse_all_but_first_derivatives
+from lpgpu.nn.propagation import Propagated, Propagation
+from lpgpu.nn.propagators import Layers
 
 
 class PropagateEnd(torch.autograd.Function):
@@ -143,19 +34,29 @@ class PropagateEnd(torch.autograd.Function):
         x: Tensor,
         *parameters: Tensor,
     ) -> Tensor:
-        propagated = propagation.forward(layers_for(parameters), x)
-        propagated.release_scratch()
+        def run(x: Tensor) -> tuple[Propagated, tuple[Tensor], SolveResult]:
+            propagated = propagation.forward(layers_for(parameters), x)
+            propagated.release_scratch()
+            return propagated, (propagated.end(),), propagated.result
+
+        solve, (end,) = propagation.solved(run, (x,), parameters, lambda: layers_for(parameters))
         ctx.save_for_backward(*parameters)  # to raise when one was changed in place
-        ctx.kept = propagation.keep(propagated, (x, *parameters), parameters)
-        return propagated.end()
+        ctx.propagation = propagation
+        ctx.kept = propagation.keep(solve, (x, *parameters), parameters)
+        return end
 
     @staticmethod
     def backward(ctx, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         wanted = ctx.needs_input_grad[4:]
 
+        def run(propagated: Propagated, dloss_du: Tensor) -> tuple[None, Gradients, SolveResult]:
+            dx, dtheta, result = propagated.adjoint(dloss_du, None, parameters=any(wanted))
+            return None, (dx, *(dtheta if any(wanted) else (None,) * len(wanted))), result
+
         def first(dloss_du: Tensor) -> Gradients:
-            dx, dtheta = ctx.kept.solve.adjoint(dloss_du, None, parameters=any(wanted))
-            return dx, *(dtheta if any(wanted) else (None,) * len(wanted))
+            found, result = ctx.kept.solve.adjoint(run, (dloss_du,), any(wanted))
+            ctx.propagation.adjoint_done(result)
+            return found
 
         return None, None, None, *pulled_back(ctx, gradients, first, skip=3)
 
@@ -172,21 +73,31 @@ class PropagateSequence(torch.autograd.Function):
     def forward(
         ctx, propagation: Propagation, cell: Cell, anchor: Tensor | None, x: Tensor, h_0: Tensor, *weights: Tensor
     ) -> Tensor:
-        propagated = propagation.forward(cell.layers(x, *weights), h_0)
-        h = propagated.all_points()
+        def run(x: Tensor, h_0: Tensor) -> tuple[tuple[Propagated, Tensor, Cell], tuple[Tensor], SolveResult]:
+            propagated = propagation.forward(cell.layers(x, *weights), h_0)
+            h = propagated.all_points()
+            return (propagated, h, cell), (h[1:],), propagated.result
+
+        solve, (h,) = propagation.solved(run, (x, h_0), weights, lambda: cell.layers(x, *weights))
         ctx.save_for_backward(x, *weights)  # to raise when one was changed in place
-        ctx.kept = propagation.keep((propagated, h, cell), (x, h_0, *weights), (x, *weights))
-        return h[1:].clone()
+        ctx.propagation = propagation
+        ctx.kept = propagation.keep(solve, (x, h_0, *weights), (x, *weights))
+        return h if solve.is_replayed else h.clone()
 
     @staticmethod
     def backward(ctx, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        def first(dloss_dh: Tensor) -> Gradients:
-            propagated, h, cell = ctx.kept.solve
+        def run(state: tuple[Propagated, Tensor, Cell], dloss_dh: Tensor) -> tuple[None, Gradients, SolveResult]:
+            propagated, h, cell = state
             grid, communicator = propagated.u.grid, propagated.propagation.communicator
             g = torch.cat([of_first_point(communicator, grid, dloss_dh[-1])[None], dloss_dh])
-            dh_0, of_steps = propagated.adjoint(dloss_dh[-1], g, parameters=True)
+            dh_0, of_steps, result = propagated.adjoint(dloss_dh[-1], g, parameters=True)
             dx, *dweights = cell.gradients(h, of_steps)
-            return dx, dh_0, *dweights
+            return None, (dx, dh_0, *dweights), result
+
+        def first(dloss_dh: Tensor) -> Gradients:
+            found, result = ctx.kept.solve.adjoint(run, (dloss_dh,), "sequence")
+            ctx.propagation.adjoint_done(result)
+            return found
 
         return None, None, None, *pulled_back(ctx, gradients, first, skip=3)
 
@@ -229,8 +140,3 @@ class Results(torch.autograd.Function):
     def backward(ctx, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         refuse_all_but_first_derivatives(gradients)
         return None, None, *gradients
-
-
-def anchor_for(communicator: Communicator) -> Tensor | None:
-    """What makes every rank's backward run; None on one process."""
-    return torch.zeros((), requires_grad=True) if communicator.size > 1 else None

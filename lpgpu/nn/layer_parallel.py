@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from lpgpu.comm import as_communicator
 from lpgpu.mgrit import MGRIT, Partition, Solver, SolveResult
 from lpgpu.nn.arguments import Arguments, Call
-from lpgpu.nn.autograd import PropagateEnd, Propagation, Replicated, anchor_for
+from lpgpu.nn.autograd import PropagateEnd, Replicated
 from lpgpu.nn.checks import check_arguments, check_names, check_state
 from lpgpu.nn.frozen_draws import draws_of_call
 from lpgpu.nn.per_layer import apply_to_layers
+from lpgpu.nn.propagation import Propagation, anchor_for
 from lpgpu.nn.propagators import Layers, general_layers_of, layers_of
 from lpgpu.nn.propagators.purity import refuse_backward_hooks
 from lpgpu.nn.schemes import Form, Scheme, Step, Steps
@@ -156,6 +157,7 @@ class LayerParallel(Solved, nn.Module):
             adjoint_done=lambda result: setattr(self, "adjoint_result", result),
             differentiable=differentiable,
             plain=plain,
+            graphs=self.graphs,
         )
         tensors = (*parameters, *per_layer, *shared)
         with draws_of_call(self._communicator) as draws:

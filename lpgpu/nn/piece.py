@@ -11,7 +11,7 @@ from torch import Tensor
 from lpgpu.comm import Communicator
 from lpgpu.mgrit import Partition
 from lpgpu.mgrit.exchange import global_sum
-from lpgpu.nn.autograd import anchor_for
+from lpgpu.nn.propagation import anchor_for
 from lpgpu.nn.stacking import draw_seed
 
 
@@ -79,5 +79,5 @@ class Piece:
         return x * kept / max(1 - p, torch.finfo(x.dtype).tiny)
 
     def anchor(self) -> Tensor | None:
-        """See `lpgpu.nn.autograd`."""
+        """See `lpgpu.nn.propagation.anchor_for`."""
         return anchor_for(self.communicator)

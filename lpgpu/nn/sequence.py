@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from lpgpu.comm import Communicator
 from lpgpu.mgrit import SolveResult
-from lpgpu.nn.autograd import PropagateSequence, Propagation, Replicated, Results
+from lpgpu.nn.autograd import PropagateSequence, Replicated, Results
 from lpgpu.nn.cells import Cell, Masks
 from lpgpu.nn.frozen_draws import draws_of_call
 from lpgpu.nn.piece import Piece
+from lpgpu.nn.propagation import Propagation
 from lpgpu.nn.solved import Solved
 
 
@@ -85,6 +86,7 @@ class SolvedSequence(Solved, nn.Module):
             adjoint_done=lambda result: self.adjoint_results.__setitem__(which, result),
             differentiable=torch.is_grad_enabled(),
             plain=cell.plain,
+            graphs=self.graphs,
         )
         tensors = (cell.inputs(x), h_0, *cell.weights)
         with draws_of_call(marched.communicator) if cell.may_draw else nullcontext() as cell.draws:

@@ -9,6 +9,7 @@ from lpgpu.comm import Communicator
 from lpgpu.mgrit import MGRIT, Serial, Solver
 from lpgpu.nn.arguments import with_tensors_mapped
 from lpgpu.nn.eager import eager
+from lpgpu.nn.graphs import Graphs
 
 
 class Solved:
@@ -34,6 +35,11 @@ class Solved:
         if not isinstance(solver, MGRIT | Serial):
             raise TypeError(f"solver is {solver!r}; expected an MGRIT(...), Parareal(...) or Serial()")
         self._solver = solver
+
+    @property
+    def graphs(self) -> Graphs:
+        """The CUDA graphs that its solves are replayed from."""
+        return self.__dict__.setdefault("_graphs", Graphs())
 
     @eager
     def __call__(self, *arguments: Any, **named: Any) -> Any:

@@ -40,6 +40,11 @@ def tell_watcher(solve: ForwardSolve) -> Callable[[SolveResult], None] | None:
     return None if watcher is None else watcher(solve)
 
 
+def is_watched() -> bool:
+    """Whether anyone watches here."""
+    return _watcher.get() is not None
+
+
 @contextmanager
 def watching(watcher: Watcher) -> Iterator[None]:
     """Let `watcher` hear of the solves that begin inside the `with` statement."""

@@ -1,6 +1,8 @@
 """Layers of `ConvBlock` under Euler's scheme, by the operation `lpgpu.kernels.conv_step`."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from functools import cached_property
+from typing import Self
 
 from torch import Tensor
 
@@ -15,13 +17,24 @@ class ConvLayers(Layers):
     """u + Δt g(K_k ∗ … + b_k): for each convolution weights [layers, C, C, 3, 3] and biases [layers, C] or None."""
 
     def __init__(self, filters: list[conv_step.Filter], activation: str, dt: float) -> None:
-        self.filters = conv_step.packed(
-            [conv_step.Filter(w.detach(), None if b is None else b.detach()) for w, b in filters]
-        )
+        self._given = [conv_step.Filter(w.detach(), None if b is None else b.detach()) for w, b in filters]
         self.activation = activation
         self.dt = dt
 
     is_sliceable = True
+
+    @cached_property
+    def filters(self) -> list[conv_step.Filter]:
+        """As the operation wants them in memory; copied where they are first needed."""
+        return conv_step.packed(self._given)
+
+    def coarsened(self, m: int) -> Self:
+        _ = self.filters  # one copy for all levels
+        return super().coarsened(m)
+
+    @property
+    def signature(self) -> Hashable:
+        return "convolution", self.activation, self.dt
 
     def advance(
         self,

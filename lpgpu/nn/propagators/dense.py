@@ -1,6 +1,6 @@
 """Layers of `DenseBlock` under Euler's scheme, by the operation `lpgpu.kernels.dense_step`."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from torch import Tensor
 
@@ -22,6 +22,10 @@ class DenseLayers(Layers):
 
     has_diagonal = True
     is_sliceable = True
+
+    @property
+    def signature(self) -> Hashable:
+        return "dense", self.activation, self.dt
 
     def advance(
         self,

@@ -1,6 +1,6 @@
 """Time steps of a GRU as layers, by the operation `lpgpu.kernels.implicit_gru`."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import cached_property
 from typing import Self
 
@@ -36,6 +36,10 @@ class GRULayers(Layers):
     def cell(self) -> Cell:
         """What all steps share."""
         return Cell(self.w, self.b, self.dt, self.formulation)
+
+    @property
+    def signature(self) -> Hashable:
+        return "GRU", self.formulation, self.dt
 
     def coarsened(self, m: int) -> Self:
         """As any layers, but that the classic cell, which diverges with a larger step, becomes the implicit one."""

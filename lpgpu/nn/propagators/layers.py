@@ -4,7 +4,7 @@ Layer indices here are those of the network, whichever level asks; K layers are 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from copy import copy
 from typing import Any, Self
 
@@ -64,6 +64,11 @@ class Layers(ABC):
     is_sliceable = False
 
     dt: float
+
+    @property
+    def signature(self) -> Hashable | None:
+        """What decides, beside the tensors, which operations run; None where that is not known (an arbitrary block)."""
+        return None
 
     def coarsened(self, m: int) -> Self:
         """The rediscretised layers of a coarser grid: the same θ_k, with the step m Δt."""

@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lpgpu.kernels import devices, launch
-from lpgpu.nn.autograd import Propagated, Propagation
+from lpgpu.nn.propagation import Propagated, Propagation
 
 LAUNCH_OPTIONS = ("num_warps", "num_stages")
 
