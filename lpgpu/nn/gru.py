@@ -1,6 +1,7 @@
 """GRU: a drop-in for torch.nn.GRU that is propagated in parallel over the sequence."""
 
 import math
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -12,6 +13,7 @@ from lpgpu.kernels.implicit_gru import FORMULATIONS
 from lpgpu.mgrit import MGRIT, Solver
 from lpgpu.nn.cells import GRUCell, Masks
 from lpgpu.nn.checks import check_ordinary
+from lpgpu.nn.layout import Layout
 from lpgpu.nn.piece import Piece
 from lpgpu.nn.plain_gru import PlainGRU
 from lpgpu.nn.sequence import SolvedSequence
@@ -61,7 +63,10 @@ class GRU(SolvedSequence, nn.GRU):
         solver: Solver | None = None,
         device=None,
         dtype=None,
+        proj_size: None = None,
     ) -> None:
+        if proj_size is not None:
+            raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
         if formulation not in FORMULATIONS:
             raise ValueError(f"formulation is {formulation!r}; expected one of {', '.join(map(repr, FORMULATIONS))}")
         if isinstance(dt, bool) or not isinstance(dt, int | float) or not 0 < dt < math.inf:
@@ -78,42 +83,41 @@ class GRU(SolvedSequence, nn.GRU):
         self._no_results()
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, input: Tensor, hx: Tensor | None = None, *, lengths: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self, input: Tensor | PackedSequence, hx: Tensor | None = None, *, lengths: Tensor | None = None
+    ) -> tuple[Any, Tensor]:
         """All states of the last layer, and every layer's last one.
 
         Args:
-            input: [T, B, input_size], [B, T, input_size] with `batch_first`, or [T, input_size] unbatched.
+            input: [T, B, input_size], [B, T, input_size] with `batch_first`, [T, input_size] unbatched, or packed.
             hx: the states to start from, [layers · directions, B, hidden_size]; None: zero.
             lengths: [B], the number of valid elements of each padded sequence, in any order; None: all of them. Beyond
                 its length a sequence's output is zero, and its last state is that at its length. Where ranks share the
-                sequence it is the whole one's.
+                sequence it is the whole one's. On a GPU they are best given on the CPU: there they can be checked
+                without waiting for it.
 
         Returns:
-            output [T, B, directions · hidden_size] (as `input` in order and batching), and h_n like `hx`.
+            output [T, B, directions · hidden_size] (as `input` in order, batching and packing), and h_n like `hx`.
 
         Raises:
-            RuntimeError, ValueError: for shapes and dtypes that torch.nn.GRU refuses, tensors that are not dense or
-                have no values (meta), lengths that do not fit, and on a CPU for an `input` (padding too) or `hx` that
-                is not finite.
-            TypeError: for a PackedSequence.
+            RuntimeError, ValueError: as torch.nn.GRU, for shapes and dtypes that it refuses; for tensors that are not
+                dense or have no values (meta), lengths that do not fit or come with a PackedSequence, a PackedSequence
+                where ranks share the sequence, and on a CPU for an `input` (padding too) or `hx` that is not finite.
             NotImplementedError: inside a transform of torch.func, such as vmap.
         """
+        given, lengths, layout = Layout.taken(input, lengths, batch_first=self.batch_first)
         checked: list[Any] = []
 
         def facts() -> dict[str, object]:
-            of_input = facts_of_sequence(input, lengths, batch_first=self.batch_first)
+            of_input = facts_of_sequence(given, lengths, batch_first=self.batch_first)
             return of_input | {"hx": None if hx is None else tuple(hx.shape)} | self._facts()
 
-        self._communicator.agree(lambda: checked.extend(self._checked(input, hx)), facts)
-        x, initial, batched = checked
+        self._communicator.agree(lambda: checked.extend(self._checked(given, hx, layout)), facts)
+        x, initial, layout = checked
         piece = Piece.of(self._communicator, x)
         lengths = None if lengths is None else checked_lengths(lengths, piece.steps, x)
-        output, last_states = self._propagate(x, initial.unbind(), piece, lengths)
+        output, last_states = self._propagate(x, initial.unbind(), piece, layout, lengths)
         h_n = torch.stack(last_states)
-        if not batched:
-            return output.squeeze(1), h_n.squeeze(1)
-        return output.transpose(0, 1) if self.batch_first else output, h_n
+        return output, h_n if layout.batched else h_n.squeeze(1)
 
     def to_torch(self) -> nn.Module:
         """An independent copy as plain PyTorch, exact, for inspection, export and deployment: on every rank the whole.
@@ -140,35 +144,29 @@ class GRU(SolvedSequence, nn.GRU):
         of_state = [weights[name] for name in (f"weight_hh_{suffix}", f"bias_hh_{suffix}") if name in weights]
         return GRUCell(of_input, tuple(of_state), dt=self.dt, formulation=self.formulation, masks=masks)
 
-    def _checked(self, input: Tensor, hx: Tensor | None) -> tuple[Tensor, Tensor, bool]:
-        """Input as [T, B, input_size], states to start from, and whether the input was batched."""
-        if isinstance(input, PackedSequence):
-            raise TypeError(
-                "input is a PackedSequence; pass the padded tensor and its lengths instead: "
-                "x, lengths = torch.nn.utils.rnn.pad_packed_sequence(packed); gru(x, lengths=lengths)"
-            )
-        if not isinstance(input, Tensor):
-            raise TypeError(f"input is {type(input).__name__}; expected a tensor")
-        if hx is not None and not isinstance(hx, Tensor):
-            raise TypeError(f"hx is {type(hx).__name__}; expected a tensor")
+    def _checked(self, input: Any, hx: Any, layout: Layout) -> tuple[Tensor, Tensor, Layout]:
+        """Input as [T, B, input_size], states to start from, and how the input came."""
+        layout.check(self._communicator.size)
         for name, tensor in (("input", input), ("hx", hx)):
+            if not isinstance(tensor, Tensor) and not (name == "hx" and tensor is None):
+                raise TypeError(f"{name} is {type(tensor).__name__}; expected a tensor")
             if tensor is not None:
                 check_ordinary(name, tensor, next(self.parameters()))
         if input.ndim not in (2, 3):
-            raise ValueError(f"input is {tuple(input.shape)}; expected 2 dimensions (unbatched) or 3")
-        batched = input.ndim == 3
-        x = input if batched else input.unsqueeze(0 if self.batch_first else 1)
+            raise ValueError(f"GRU: Expected input to be 2D (unbatched) or 3D, got {input.ndim}D instead")
         if hx is not None and hx.ndim != input.ndim:
             raise RuntimeError(f"hx is {tuple(hx.shape)}; for an input of {input.ndim} dimensions it must have as many")
-        if hx is not None and not batched:
-            hx = hx.unsqueeze(1)
-        batch = x.shape[0 if self.batch_first else 1]
+        layout = replace(layout, batched=input.ndim == 3)
+        x = input if layout.batched else input.unsqueeze(0 if self.batch_first else 1)
         if hx is None:
+            batch = x.shape[0 if self.batch_first else 1]
             hx = x.new_zeros(self.num_layers * self._directions, batch, self.hidden_size)
+        elif not layout.batched:
+            hx = hx.unsqueeze(1)
         self.check_forward_args(x, hx, None)
         for name, tensor in (("input", x), ("hx", hx)):
             if tensor.dtype != self.weight_ih_l0.dtype or tensor.device != self.weight_ih_l0.device:
-                raise ValueError(
+                raise RuntimeError(
                     f"{name} is {tensor.dtype} on {tensor.device}, the weights are {self.weight_ih_l0.dtype} on "
                     f"{self.weight_ih_l0.device}; convert one of them with .to(...)"
                 )
@@ -176,5 +174,5 @@ class GRU(SolvedSequence, nn.GRU):
                 raise ValueError(f"{name} has entries that are NaN or infinite; expected finite numbers")
         x = x.transpose(0, 1) if self.batch_first else x
         if not len(x):
-            raise ValueError(f"input is {tuple(input.shape)}; expected at least one time step")
-        return x, hx, batched
+            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+        return x, hx, layout

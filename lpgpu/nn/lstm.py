@@ -9,9 +9,10 @@ from torch.nn.utils.rnn import PackedSequence
 from lpgpu.comm import as_communicator
 from lpgpu.mgrit import MGRIT, Solver
 from lpgpu.nn.cells import LSTMCell, Masks
+from lpgpu.nn.layout import Layout
 from lpgpu.nn.piece import Piece
 from lpgpu.nn.sequence import SolvedSequence
-from lpgpu.nn.sequence_checks import Layout, check_tensor, checked_lengths, checked_resets, facts_of_sequence
+from lpgpu.nn.sequence_checks import check_tensor, checked_lengths, checked_resets, facts_of_sequence
 
 State = tuple[Tensor, Tensor]
 
@@ -108,11 +109,11 @@ class LSTM(SolvedSequence, nn.LSTM):
         if resets is not None:
             resets = resets if layout.batched else resets.unsqueeze(0 if self.batch_first else 1)
             resets = checked_resets(resets, piece.steps, x, batch_first=self.batch_first)
-        output, last_states = self._propagate(x, initial.unbind(), piece, lengths, resets)
+        output, last_states = self._propagate(x, initial.unbind(), piece, layout, lengths, resets)
         h_n, c_n = torch.stack(last_states).split([initial.shape[-1] - self.hidden_size, self.hidden_size], -1)
         if not layout.batched:
             h_n, c_n = h_n.squeeze(1), c_n.squeeze(1)
-        return layout.output(output), (h_n.contiguous(), c_n.contiguous())
+        return output, (h_n.contiguous(), c_n.contiguous())
 
     def to_torch(self) -> nn.Module:
         """An independent torch.nn.LSTM of the same weights: on every rank the whole."""
@@ -138,6 +139,7 @@ class LSTM(SolvedSequence, nn.LSTM):
     def _checked(self, input: Any, hx: Any, layout: Layout) -> tuple[Tensor, Tensor, Layout]:
         """Input as [T, B, input_size], (h, c) to start from side by side, and how the input came."""
         weight = next(self.parameters())
+        layout.check(self._communicator.size)
         check_tensor("input", input, weight)
         if input.ndim not in (2, 3):
             raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {input.ndim}D instead")

@@ -10,10 +10,11 @@ from torch.nn.utils.rnn import PackedSequence
 from lpgpu.comm import as_communicator
 from lpgpu.mgrit import MGRIT, Solver
 from lpgpu.nn.cells import Cell, FrozenGatesGRUCell, LSTMCell, Masks, ModuleCell
+from lpgpu.nn.layout import Layout
 from lpgpu.nn.packing import Packing
 from lpgpu.nn.piece import Piece
 from lpgpu.nn.sequence import SolvedSequence
-from lpgpu.nn.sequence_checks import Layout, check_tensor, checked_lengths, checked_resets, facts_of_sequence
+from lpgpu.nn.sequence_checks import check_tensor, checked_lengths, checked_resets, facts_of_sequence
 
 _FORMULAS = {nn.LSTMCell: LSTMCell, nn.GRUCell: FrozenGatesGRUCell}  # whose own operations torch.vmap cannot batch
 
@@ -107,15 +108,19 @@ class Recurrent(SolvedSequence):
         def facts() -> dict[str, object]:
             return facts_of_sequence(given, lengths, batch_first=self.batch_first) | self._facts()
 
-        self._communicator.agree(lambda: checked.extend(self._checked(given, hx)), facts)
+        def check() -> None:
+            layout.check(self._communicator.size)
+            checked.extend(self._checked(given, hx))
+
+        self._communicator.agree(check, facts)
         x, packings, initial = checked
         self._packings: list[Packing] = packings
         piece = Piece.of(self._communicator, x)
         lengths = None if lengths is None else checked_lengths(lengths, piece.steps, x)
         resets = None if resets is None else checked_resets(resets, piece.steps, x, batch_first=self.batch_first)
-        output, last = self._propagate(x, initial, piece, lengths, resets)
+        output, last = self._propagate(x, initial, piece, layout, lengths, resets)
         h_n = [packing.unpack(h) for packing, h in zip(packings, last, strict=True)]
-        return layout.output(output), h_n if len(h_n) > 1 else h_n[0]
+        return output, h_n if len(h_n) > 1 else h_n[0]
 
     def extra_repr(self) -> str:
         return f"batch_first={self.batch_first}, dropout={self.dropout}, solver={self.solver}"

@@ -12,6 +12,7 @@ from lpgpu.mgrit import SolveResult
 from lpgpu.nn.autograd import PropagateSequence, Replicated, Results
 from lpgpu.nn.cells import Cell, Masks
 from lpgpu.nn.frozen_draws import draws_of_call
+from lpgpu.nn.layout import Layout
 from lpgpu.nn.piece import Piece
 from lpgpu.nn.propagation import Propagation
 from lpgpu.nn.solved import Solved
@@ -45,12 +46,20 @@ class SolvedSequence(Solved, nn.Module):
         raise NotImplementedError
 
     def _propagate(
-        self, x: Tensor, hx: Sequence[Tensor], piece: Piece, lengths: Tensor | None, resets: Tensor | None = None
-    ) -> tuple[Tensor, list[Tensor]]:
-        """The output [T, B, ...] and each last state [B, ...], of checked arguments.
+        self,
+        x: Tensor,
+        hx: Sequence[Tensor],
+        piece: Piece,
+        layout: Layout,
+        lengths: Tensor | None,
+        resets: Tensor | None = None,
+    ) -> tuple[Any, list[Tensor]]:
+        """The output, as the input came, and each last state [B, ...], of checked arguments.
 
         `hx` are the states to start from; `resets` [steps of all ranks, B] says where a sequence begins anew.
         """
+        hx = layout.arranged(hx)
+        resets = None if resets is None else layout.arranged([resets], dim=1)[0]
         weights = self._weights()
         if not piece.is_whole:
             values = Replicated.apply(piece.communicator, piece.anchor(), *weights.values())
@@ -73,7 +82,9 @@ class SolvedSequence(Solved, nn.Module):
                 x = x.masked_fill(padded.view(*padded.shape, *(1,) * (x.ndim - 2)), 0)
             if layer + 1 < self.num_layers:
                 x = piece.dropout(x, self.dropout, self.training)
-        return (x, last_states) if piece.is_whole else _of_ranks(piece, x, last_states)
+        if not piece.is_whole:
+            x, last_states = _of_ranks(piece, x, last_states)
+        return layout.output(x), layout.restored(last_states)
 
     def _solve(self, x: Tensor, h_0: Tensor, cell: Cell, which: int, marched: Piece) -> Tensor:
         """The states h_1 … h_T of one layer in one direction, of inputs in the order they are computed in."""

@@ -1,51 +1,13 @@
-"""How sequences come in and go out, and checks of what a recurrent network is told of them."""
+"""Checks of what a recurrent network is told of its sequences."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from lpgpu.nn.checks import check_ordinary
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a call's input came: batch first or second, without a batch, or packed."""
-
-    batch_first: bool
-    batched: bool = True
-    packed: PackedSequence | None = None
-    lengths: Tensor | None = None
-
-    @classmethod
-    def taken(cls, input: Any, lengths: Any, *, batch_first: bool) -> tuple[Any, Any, "Layout"]:
-        """Input and lengths as they would have come padded, and how they came.
-
-        Raises:
-            ValueError: for lengths beside a PackedSequence.
-        """
-        if not isinstance(input, PackedSequence):
-            return input, lengths, cls(batch_first)
-        if lengths is not None:
-            raise ValueError("lengths came with a PackedSequence, which has its own; expected only one of the two")
-        padded, lengths = pad_packed_sequence(input, batch_first)
-        lengths = lengths.to(padded.device)
-        return padded, lengths, cls(batch_first, True, input, lengths)
-
-    def output(self, y: Tensor) -> Any:
-        """`y` [T, B, ...] as the input came."""
-        if not self.batched:
-            return y.squeeze(1)
-        y = y.transpose(0, 1) if self.batch_first else y
-        if self.packed is None or self.lengths is None:
-            return y
-        data = pack_padded_sequence(y, self.lengths.cpu(), self.batch_first, enforce_sorted=False).data
-        like = self.packed
-        return PackedSequence(data, like.batch_sizes, like.sorted_indices, like.unsorted_indices)
 
 
 def check_tensor(name: str, x: Any, weight: Tensor | None) -> None:
@@ -80,16 +42,20 @@ def facts_of_sequence(x: Tensor, lengths: Any, *, batch_first: bool) -> dict[str
 def checked_lengths(lengths: Any, steps: int, x: Tensor) -> Tensor:
     """`lengths` [B] on the device of `x` [T, B, ...], where they fit its batch and the sequence's steps.
 
+    Nothing waits for a GPU: lengths that are there already are looked at there, and those that do not fit stop it.
+
     Raises:
         ValueError: where they do not.
     """
     batch = x.shape[1]
-    lengths = torch.as_tensor(lengths, device=x.device)
+    lengths = torch.as_tensor(lengths)
     if lengths.dtype not in _INTEGERS or lengths.shape != (batch,):
         raise ValueError(f"lengths is {lengths.dtype} {tuple(lengths.shape)}; expected integers, ({batch},)")
-    if batch and (int(lengths.min()) < 1 or int(lengths.max()) > steps):
+    if lengths.device.type != "cpu":
+        torch._assert_async(((lengths >= 1) & (lengths <= steps)).all(), f"lengths exceed 1 to {steps}")
+    elif batch and (int(lengths.min()) < 1 or int(lengths.max()) > steps):
         raise ValueError(f"lengths go from {int(lengths.min())} to {int(lengths.max())}; expected 1 to {steps}")
-    return lengths.long()
+    return lengths.to(x.device, torch.int64, non_blocking=True)
 
 
 def checked_resets(resets: Any, steps: int, x: Tensor, *, batch_first: bool) -> Tensor:

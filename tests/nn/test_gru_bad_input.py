@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from lpgpu import GRU, MGRIT, DivergenceError, DivergenceWarning, Serial
-from tests.assertions import assert_close_relative, assert_mentions
+from lpgpu.nn.layout import Layout
+from tests.assertions import assert_mentions
 
 FEATURES, WIDTH, STEPS, BATCH = 3, 4, 12, 2
 
@@ -60,6 +61,15 @@ class TestArguments:
             gru.solver = solver
         assert gru.solver == MGRIT()
 
+    @pytest.mark.parametrize("arguments", [{"proj_size": 2}, {"dropout": 2.0}, {"num_layers": 0}, {"hidden_size": 4.0}])
+    def test_torchs_are_refused_in_its_words(self, arguments: dict[str, Any]) -> None:
+        arguments = {"input_size": FEATURES, "hidden_size": WIDTH} | arguments
+        with pytest.raises((ValueError, TypeError)) as of_torch:
+            nn.GRU(**arguments)
+        with pytest.raises(of_torch.type) as caught:
+            GRU(**arguments)
+        assert str(caught.value) == str(of_torch.value)
+
     def test_options_are_not_positional(self) -> None:
         with pytest.raises(TypeError):
             GRU(FEATURES, WIDTH, 1, True, False, 0.0, False, "classic")  # pyright: ignore
@@ -88,10 +98,11 @@ CALLS: dict[str, tuple[Any, Any, list[str]]] = {
 def test_what_torchs_gru_refuses_is_refused_before_any_work(case: str) -> None:
     x, hx, words = CALLS[case]
     gru, theirs = network(), nn.GRU(FEATURES, WIDTH, dtype=torch.float64)
-    with pytest.raises((ValueError, RuntimeError)):
+    with pytest.raises((ValueError, RuntimeError)) as of_torch:
         theirs(x, hx)
-    with pytest.raises((ValueError, RuntimeError)) as caught:
+    with pytest.raises(of_torch.type) as caught:
         gru(x, hx)
+    assert caught.type is of_torch.type
     assert_mentions(caught.value, words)
     assert gru.forward_results == [None]
 
@@ -157,23 +168,28 @@ def test_with_batch_first_the_batch_is_that_of_the_first_dimension() -> None:
 
 
 class TestPackedSequences:
-    def test_are_refused_with_the_cure(self) -> None:
+    def test_lengths_of_their_own_are_refused(self) -> None:
         packed = pack_padded_sequence(inputs(), torch.tensor([STEPS, 5]))
-        with pytest.raises(TypeError) as caught:
-            network()(packed)  # pyright: ignore
-        assert_mentions(caught.value, ["input is a PackedSequence", "pad_packed_sequence", "lengths=lengths"])
+        with pytest.raises(ValueError, match="lengths came with a PackedSequence, which has its own"):
+            network()(packed, lengths=torch.tensor([STEPS, 5]))
 
-    def test_the_cure_works(self) -> None:
-        """As the message has it, word for word, and to torch's own result."""
-        theirs = nn.GRU(FEATURES, WIDTH, dtype=torch.float64)
-        gru = network(formulation="classic", solver=Serial())
-        gru.load_state_dict(theirs.state_dict())
-        packed = pack_padded_sequence(inputs(), torch.tensor([5, STEPS]), enforce_sorted=False)
-        x, lengths = torch.nn.utils.rnn.pad_packed_sequence(packed)
-        output, h_n = gru(x, lengths=lengths)
-        expected, expected_h_n = theirs(packed)
-        assert_close_relative(output, pad_packed_sequence(expected)[0])
-        assert_close_relative(h_n, expected_h_n)
+    def test_of_which_ranks_would_have_parts_are_refused(self) -> None:
+        _, _, layout = Layout.taken(pack_padded_sequence(inputs(), torch.tensor([STEPS, 5])), None, batch_first=False)
+        with pytest.raises(ValueError, match=r"PackedSequence, but 3 ranks share the sequence; pass .*lengths="):
+            layout.check(3)
+
+    @pytest.mark.parametrize(
+        ("hx", "words"),
+        [(inputs(1, WIDTH), ["dimensions"]), (inputs(1, 3, WIDTH), ["Expected hidden size (1, 2, 4), got [1, 3, 4]"])],
+        ids=["unbatched", "another batch"],
+    )
+    def test_states_that_do_not_fit_are_refused_as_by_torch(self, hx: Tensor, words: list[str]) -> None:
+        packed = pack_padded_sequence(inputs(), torch.tensor([STEPS, 5]))
+        with pytest.raises(RuntimeError):
+            nn.GRU(FEATURES, WIDTH, dtype=torch.float64)(packed, hx)
+        with pytest.raises(RuntimeError) as caught:
+            network()(packed, hx)
+        assert_mentions(caught.value, words)
 
 
 LENGTHS: dict[str, tuple[Any, list[str]]] = {

@@ -88,6 +88,21 @@ def test_what_is_launched_compiles(network: str, dtype: torch.dtype, arch: int) 
         assert binary.asm["cubin"]
 
 
+class Ragged(nn.Module):
+    """A GRU of sequences of different lengths, which the GPU knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = GRU(9, 32, num_layers=2, bidirectional=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.gru(x, lengths=torch.empty(10, dtype=torch.int64, device="cuda"))[0]
+
+
+def test_lengths_on_the_gpu_wait_for_nothing() -> None:
+    assert trained(Ragged(), (65, 10, 9), torch.float32).launches
+
+
 def test_what_would_wait_is_noticed() -> None:
     with fake_gpu():
         x = torch.empty(3, device="cuda")
