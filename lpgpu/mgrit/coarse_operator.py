@@ -47,6 +47,11 @@ class CoarseOperator:
         """Whether the coarse problem is affine, and so solved on one level."""
         return self.name == "linear"
 
+    @property
+    def spans_layers(self) -> bool:
+        """Whether a coarse step goes through the finest layers that it spans, which may lie on other ranks."""
+        return self.name == "picard"
+
     def grids(self, hierarchy: Hierarchy) -> tuple[Grid, ...]:
         """The grids that are solved on: a scan solves any number of coarse steps, so it takes two."""
         if not self.is_linear or len(hierarchy.grids) < 2:

@@ -7,20 +7,50 @@ Neighbours share a point. Its state goes on in the direction of the march, once 
                coarse solve, Φ(u_{(K+1)m−1}) of the forward problem, or λ_{(K+1)m} of the adjoint
     refresh    a corrected C-point, to the rank below if that has no coarse layer of its own there
 
-and, once a solve: broadcasts of the state at the end and, for a constant initial guess, of the given one; a sum for
-norms (one a cycle with a tolerance). The coarsest level passes one state from rank to rank; nothing gathers states.
+and, once a solve: with Picard operators the halo, which is parameters (forward) or states (adjoint) of the first layers
+for the ranks below whose last coarse steps go through them; broadcasts of the state at the end and, for a constant
+initial guess, of the given one; a sum for norms (one a cycle with a tolerance). The coarsest level passes one state
+from rank to rank; nothing gathers states.
 
 Receives are posted before the work that they are waited for after. Sends are of copies, and are never waited for.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lpgpu.comm import Arrival, Communicator
-from lpgpu.mgrit.hierarchy import Grid
+from lpgpu.mgrit.halo import Halo, HaloOf
+from lpgpu.mgrit.hierarchy import Grid, length
 from lpgpu.mgrit.level import Level
+from lpgpu.mgrit.result import Work
+from lpgpu.mgrit.states import States
+
+
+@dataclass(frozen=True)
+class HaloExchange(HaloOf):
+    """Sends this rank's first layers down and gets those of its halo: `exchange(own [n, ...])` is the halo [h, ...]."""
+
+    communicator: Communicator
+    halo: Halo
+    work: Work
+
+    @property
+    def layers_sent(self) -> int:
+        """How many of this rank's first layers go to the ranks below, at most."""
+        return max((count for _, count in self.halo.targets), default=0)
+
+    def __call__(self, own: Tensor) -> Tensor:
+        arrivals = [
+            self.communicator.receive(own.new_empty(count, *own.shape[1:]), rank) for rank, count in self.halo.sources
+        ]
+        for rank, count in self.halo.targets:
+            self.work.messages += 1
+            self.work.bytes_sent += own[:count].numel() * own.element_size()
+            self.communicator.send(own[:count], rank)
+        return torch.cat([own[:0], *(arrival.wait() for arrival in arrivals)])
 
 
 class Boundary:
@@ -93,6 +123,17 @@ def of_first_point(communicator: Communicator, grid: Grid, of_last_point: Tensor
     if grid.above is not None:
         communicator.send(of_last_point, grid.above)
     return torch.zeros_like(of_last_point) if arrival is None else arrival.wait()
+
+
+def c_point_below(communicator: Communicator, grid: Grid, states: States) -> Tensor | None:
+    """u at the last C-point before this rank's first layer, where that is inside an interval; else None."""
+    below = None
+    own = states.c_points[-1] if length(grid.c_points) else None
+    if grid.below is not None and grid.head:
+        below = communicator.receive(states.start, grid.below).wait()
+    if grid.above is not None and not grid.is_c(grid.of_level(grid.local_steps)):
+        communicator.send(below if own is None else own, grid.above)  # pyright: ignore[reportArgumentType]
+    return below
 
 
 def global_sum(communicator: Communicator, value: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from torch import Tensor
 
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms, march
+from lpgpu.mgrit.halo import HaloOf
 from lpgpu.mgrit.hierarchy import Grid, Window, length
 from lpgpu.mgrit.result import Work
 from lpgpu.profiling import nvtx_range
@@ -71,6 +72,10 @@ class Propagator(ABC):
 
     def expect_runs(self) -> None:  # noqa: B027
         """Be told that steps of consecutive layers of this level will be asked for, as Picard iterations do."""
+
+    def take_halo(self, halo_of: HaloOf) -> None:
+        """Get what steps of the finest layers beyond this rank's own take, which Picard iterations will ask for."""
+        raise NotImplementedError(f"{type(self).__name__} cannot step through the layers of other ranks")
 
     def prefers_wide_steps(self, like: Tensor) -> bool:
         """Whether one step of many layers, with states like `like`, is cheaper than several of fewer layers."""

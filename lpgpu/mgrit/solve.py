@@ -1,13 +1,17 @@
 """Solve: cycles until done."""
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from lpgpu.comm import Communicator, SingleProcess
 from lpgpu.mgrit.coarse_operator import CoarseOperator
 from lpgpu.mgrit.convergence import Stopping, diagnose
 from lpgpu.mgrit.cycle import CYCLES
+from lpgpu.mgrit.exchange import HaloExchange
 from lpgpu.mgrit.fas import residual_norm
 from lpgpu.mgrit.guess import initial_guess
+from lpgpu.mgrit.halo import Halo
 from lpgpu.mgrit.hierarchy import Hierarchy
 from lpgpu.mgrit.level import Level
 from lpgpu.mgrit.linear import identity_delta
@@ -59,14 +63,17 @@ def solve(
         final = [residual_norm(levels[0])] if mgrit.final_residual and len(levels) > 1 else []
 
     history = [*stopping.squared_norms, *final]
+    work = replace(propagator.work, evaluations=propagator.work.evaluations[: len(levels)])
     squared_norms = diagnose(history, states, communicator, what=what, on_divergence=mgrit.on_divergence)
-    return SolveResult.of(completed, stopping.converged, squared_norms, propagator.work, with_final=bool(final))
+    return SolveResult.of(completed, stopping.converged, squared_norms, work, with_final=bool(final))
 
 
 def _levels(propagator, hierarchy, states, mgrit: MGRIT, g, communicator) -> list[Level]:
     operator = CoarseOperator.of(mgrit, propagator)
     grids = operator.grids(hierarchy)
     coarse = operator.propagator(propagator, grids[0]) if len(grids) > 1 else propagator
+    if operator.spans_layers and len(grids) > 1 and communicator.size > 1:
+        propagator.take_halo(HaloExchange(communicator, Halo.of(grids), propagator.work))
     levels = []
     for grid in grids:
         if grid.level > 0:
@@ -75,7 +82,7 @@ def _levels(propagator, hierarchy, states, mgrit: MGRIT, g, communicator) -> lis
         level = Level(grid, states, coarse if grid.level else propagator, communicator, relaxation, g)
         if operator.takes_diagonals and not level.is_coarsest:
             level.products = _empty_like(states, grid.num_pieces)
-        elif operator.is_linear and level.is_coarsest:
+        elif operator.is_linear and grid.level > 0:
             level.delta = identity_delta(_empty_like(states, grid.local_steps))
         levels.append(level)
     return levels

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lpgpu.comm import Communicator
 from lpgpu.mgrit import MGRIT, AllPoints, CPointsOnly, Grid, Partition, Propagator, Serial, SolveResult, States, solve
+from lpgpu.mgrit.halo import HaloOf
 
 
 class Sines(Propagator):
@@ -23,6 +24,9 @@ class Sines(Propagator):
         self.dt = 1 / len(theta) if dt is None else dt
         self.layers_called: Counter[int] = Counter()
         self.batches_called: Counter[int] = Counter()
+
+    def take_halo(self, halo_of: HaloOf) -> None:
+        self.theta = torch.cat([self.theta, halo_of(self.theta)])
 
     def _step(self, grid: Grid, layers: slice, u: Tensor, out: Tensor, diagonal=None, decay=None) -> None:
         self.layers_called[grid.level] += len(u)

@@ -16,13 +16,11 @@ from lpgpu.mgrit import MGRIT, SolveResult, States
 from tests.assertions import assert_close_relative
 from tests.comm.threads import on_ranks
 from tests.mgrit.problems import Problem
-from tests.settings import VISITS, blocks_of, seeds, solver_options
+from tests.settings import VISITS, blocks_of, seeds, solver_options, with_delta
 
 STATE = 3 * 8  # bytes
 
-options_with_delta = st.tuples(solver_options(), st.sampled_from(["none", "diagonal"])).map(
-    lambda drawn: drawn[0] | {"delta": drawn[1]}
-)
+options_with_delta = with_delta(solver_options(), ["none", "diagonal"])
 pytestmark = pytest.mark.filterwarnings("ignore::lpgpu.DivergenceWarning")
 
 
@@ -125,7 +123,8 @@ def boundaries(blocks: list[int], solver: MGRIT) -> list[Boundaries]:
 def expected_messages(blocks: list[int], solver: MGRIT, cycles: int, *, reverse: bool, sources: bool) -> int:
     """How many states all ranks together send: one over a boundary in each half-sweep that changes the state there."""
     levels, grids = boundaries(blocks, solver), solver.hierarchy(sum(blocks)).grids
-    coarsest = len(grids) - 1
+    linear = solver.coarse_operator == "linear"
+    coarsest = min(len(grids) - 1, 1) if linear else len(grids) - 1
     delta = solver.delta == "diagonal"
     relaxation = solver.relaxation_per_level
     restrictions: Counter[int] = Counter()
@@ -156,13 +155,14 @@ def expected_messages(blocks: list[int], solver: MGRIT, cycles: int, *, reverse:
         if level == coarsest:
             return levels[level].all
         last_sweep = len(levels[level].f_of_full_intervals if reverse else levels[level].f)
-        return short_interval(level) + coarse_guess(level + 1) + len(levels[level].refreshed) + last_sweep
+        v_cycle = cycle(level, "V") if solver.initial_guess == "nested" and level > 0 else 0
+        return short_interval(level) + coarse_guess(level + 1) + len(levels[level].refreshed) + last_sweep + v_cycle
 
     if coarsest == 0:
         return levels[0].all
-    if solver.initial_guess == "constant":
+    if solver.initial_guess == "constant" and not linear:
         count = first_sweep(0)
-    elif reverse and (sources or delta):  # F-relaxation on the finest level, a V-cycle on the coarser ones
+    elif linear or (reverse and (sources or delta)):  # F-relaxation on the finest level, a V-cycle on the coarser ones
         fcf = len(levels[0].c) + len(levels[0].f) if relaxation[0] == "FCF" else 0
         count = first_sweep(0) + cycle(0, "V") - fcf
     else:
@@ -171,6 +171,18 @@ def expected_messages(blocks: list[int], solver: MGRIT, cycles: int, *, reverse:
     for level, times in restrictions.items() if delta else ():  # the adjoint takes products once a solve
         count += len(levels[level].f_of_full_intervals) * (min(times, 1) if reverse else times)
     return count
+
+
+def expected_halos(blocks: list[int], solver: MGRIT) -> list[int]:
+    """How many layers each message of a halo has: a rank's layers that coarse steps of one rank below go through."""
+    if solver.coarse_operator != "picard":
+        return []
+    owner = [rank for rank, size in enumerate(blocks) for _ in range(size)]
+    wanted = set()
+    for grid in solver.hierarchy(sum(blocks)).grids[1:]:
+        for first in range(0, grid.num_steps * grid.stride, grid.stride):
+            wanted |= {(owner[first], k) for k in range(first, first + grid.stride) if owner[k] != owner[first]}
+    return list(Counter((to, owner[k]) for to, k in wanted).values())
 
 
 @given(
@@ -187,11 +199,12 @@ def test_messages_are_the_formula(
     solver = MGRIT(**options, iterations=cycles, adjoint_iterations=cycles)
     _, ranks, sent = on_one_and_on_all(blocks, solver, reverse=reverse, sources=sources, seed=seed)
     expected = expected_messages(blocks, solver, cycles, reverse=reverse, sources=sources)
-    assert sum(map(len, sent)) == expected
+    halos = expected_halos(blocks, solver)
+    assert sum(map(len, sent)) == expected + len(halos)
+    assert sum(size for messages in sent for _, size in messages) == STATE * (expected + sum(halos))
     for (_, result), messages in zip(ranks, sent, strict=True):
         assert result.messages == len(messages)
-        assert result.bytes_sent == STATE * len(messages)
-        assert all(size == STATE for _, size in messages), "a message is one boundary state"
+        assert result.bytes_sent == sum(size for _, size in messages)
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -15,7 +15,7 @@ from lpgpu import GRU, MGRIT, LayerParallel, Serial
 from lpgpu.nn import ConvBlock, DenseBlock
 from tests.assertions import assert_equals_serial, relative_error
 from tests.nn.networks import WIDTH, inputs, network
-from tests.settings import exact_solver, seeds, solver_options, steps
+from tests.settings import WITH_DIAGONALS, exact_solver, seeds, solver_options, steps
 
 STEPS, BATCH, FEATURES, HIDDEN = 128, 8, 9, 32
 DRAWS = 10
@@ -158,7 +158,7 @@ class TestLayerParallel:
 
     @given(
         num_steps=steps,
-        options=solver_options(),
+        options=solver_options(operators=WITH_DIAGONALS),
         activation=st.sampled_from(["tanh", "relu", "smooth_relu", "silu"]),
         bias=st.booleans(),
         seed=seeds,

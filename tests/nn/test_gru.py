@@ -19,7 +19,7 @@ from lpgpu import GRU, MGRIT, DivergenceWarning, Serial
 from lpgpu.nn.propagators.gru import GRULayers
 from lpgpu.nn.propagators.layers import Layers
 from tests.assertions import assert_close_relative, relative_error
-from tests.settings import cycles_to_exactness, exact_solver, seeds, solver_options
+from tests.settings import cycles_to_exactness, exact_solver, seeds, solver_options, with_delta
 
 FEATURES, WIDTH = 3, 4
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
@@ -309,11 +309,7 @@ class TestAgainstALoop:
         assert torch.autograd.gradcheck(lambda x, h_0, *weights: gru(x, h_0), (x, h_0, *gru.parameters()))
 
 
-recurrent_options = st.builds(
-    lambda options, delta: options | {"delta": delta},
-    solver_options(levels=4),
-    st.sampled_from(["none", "diagonal", "auto"]),
-)
+recurrent_options = with_delta(solver_options(levels=4), ["none", "diagonal", "auto"])
 losses = st.sampled_from([("output",), ("h_n",), ("output", "h_n")])
 
 

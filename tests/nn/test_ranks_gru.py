@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lpgpu import GRU, MGRIT, Serial
 from tests.nn.ranks import COMM, RANK, SIZE, allgather, assert_near, blocks, part_of, seeds
-from tests.settings import solver_options
+from tests.settings import solver_options, with_delta
 
 pytestmark = [
     pytest.mark.mpi(1, 2, 3, 4, 5),
@@ -71,8 +71,7 @@ class Case:
 
 @given(
     sizes=blocks,
-    options=solver_options(levels=4, coarsening=(2, 6)),
-    delta=st.sampled_from(["none", "auto"]),
+    options=with_delta(solver_options(levels=4, coarsening=(2, 6)), ["none", "auto"]),
     iterations=st.tuples(st.integers(0, 2), st.integers(0, 2)),
     network=networks,
     loss=st.sampled_from(LOSSES),
@@ -82,7 +81,6 @@ class Case:
 def test_outputs_and_gradients_are_those_of_one_process(
     sizes: list[int],
     options: dict[str, Any],
-    delta: Any,
     iterations: tuple[int, int],
     network: dict[str, Any],
     loss: str,
@@ -90,7 +88,7 @@ def test_outputs_and_gradients_are_those_of_one_process(
     seed: int,
 ) -> None:
     forward, adjoint = iterations
-    solver = MGRIT(**options, delta=delta, iterations=forward, adjoint_iterations=adjoint)
+    solver = MGRIT(**options, iterations=forward, adjoint_iterations=adjoint)
     assert_same(Case(sum(sizes), network, loss, seed, lengths=lengths), sizes, solver)
 
 

@@ -34,7 +34,7 @@ from tests.nn.ranks import (
     same_on_all_ranks,
     seeds,
 )
-from tests.settings import solver_options
+from tests.settings import solver_options, with_delta
 
 pytestmark = [
     pytest.mark.mpi(1, 2, 3, 4, 5),
@@ -55,8 +55,7 @@ def shared(**options: Any) -> LayerParallel:
 
 @given(
     sizes=blocks,
-    options=solver_options(),
-    delta=st.sampled_from(["none", "diagonal"]),
+    options=with_delta(solver_options(), ["none", "diagonal"]),
     iterations=st.tuples(st.integers(0, 2), st.integers(0, 2)),
     tolerance=st.sampled_from([None, 1e-3]),
     seed=seeds,
@@ -64,13 +63,12 @@ def shared(**options: Any) -> LayerParallel:
 def test_outputs_and_gradients_are_those_of_one_process(
     sizes: list[int],
     options: dict[str, Any],
-    delta: Any,
     iterations: tuple[int, int],
     tolerance: float | None,
     seed: int,
 ) -> None:
     forward, adjoint = iterations
-    solver = MGRIT(**options, delta=delta, iterations=forward, adjoint_iterations=adjoint, tolerance=tolerance)
+    solver = MGRIT(**options, iterations=forward, adjoint_iterations=adjoint, tolerance=tolerance)
     one, many = one_and_shared(sizes, dense, seed=seed, solver=solver)
     assert_shares(one, many, sizes, (2, WIDTH))
     for mine, whole in ((many.forward_result, one.forward_result), (many.adjoint_result, one.adjoint_result)):
@@ -83,13 +81,19 @@ def test_outputs_and_gradients_are_those_of_one_process(
 
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("store", ["all", "c_points"])
-def test_any_block(block: str, store: Any, seed: int) -> None:
+@pytest.mark.parametrize("operator", ["rediscretised", "picard", "linear"])
+def test_any_block(block: str, store: Any, operator: Any, seed: int) -> None:
     build, form, shape = BLOCKS[block]
-    one, many = one_and_shared(SIZES, build, seed=seed, solver=MGRIT(coarsening=3, store=store), form=form)
+    solver = MGRIT(coarsening=3, store=store, coarse_operator=operator, picard_order=2)
+    one, many = one_and_shared(SIZES, build, seed=seed, solver=solver, form=form)
     assert_shares(one, many, SIZES, shape)
 
 
-@pytest.mark.parametrize("solver", [Serial(), MGRIT(levels=1, store="c_points"), MGRIT(coarsening=2)], ids=repr)
+@pytest.mark.parametrize(
+    "solver",
+    [Serial(), MGRIT(levels=1, store="c_points"), MGRIT(coarsening=2), MGRIT(coarsening=2, coarse_operator="picard")],
+    ids=repr,
+)
 def test_convolutions_and_single_levels(solver: Any, seed: int) -> None:
     one, many = one_and_shared(SIZES, lambda: ConvBlock(2, 2, "tanh"), seed=seed, solver=solver)
     assert_shares(one, many, SIZES, (2, 2, 3, 3))

@@ -10,6 +10,7 @@ from lpgpu.kernels import conv_step
 from lpgpu.kernels.conv_step import operators
 from lpgpu.kernels.dispatch import could_fuse
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
+from lpgpu.nn.propagators.extended import HaloOf, extended
 from lpgpu.nn.propagators.layers import Layers, Linearisation
 
 
@@ -35,6 +36,11 @@ class ConvLayers(Layers):
     @property
     def signature(self) -> Hashable:
         return "convolution", self.activation, self.dt
+
+    def take_halo(self, halo_of: HaloOf) -> None:
+        self.filters = [
+            conv_step.Filter(extended(w, halo_of), None if b is None else extended(b, halo_of)) for w, b in self.filters
+        ]
 
     def advance(
         self,

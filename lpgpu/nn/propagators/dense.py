@@ -8,6 +8,7 @@ from lpgpu.kernels import dense_step
 from lpgpu.kernels.dense_step import operators
 from lpgpu.kernels.dispatch import could_fuse
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
+from lpgpu.nn.propagators.extended import HaloOf, extended
 from lpgpu.nn.propagators.layers import Layers, Linearisation
 
 
@@ -26,6 +27,10 @@ class DenseLayers(Layers):
     @property
     def signature(self) -> Hashable:
         return "dense", self.activation, self.dt
+
+    def take_halo(self, halo_of: HaloOf) -> None:
+        self.w = extended(self.w, halo_of)
+        self.b = None if self.b is None else extended(self.b, halo_of)
 
     def advance(
         self,

@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from lpgpu.nn.arguments import Call
 from lpgpu.nn.frozen_draws import Draws, FrozenDraws, refusing_other_generators
+from lpgpu.nn.propagators.extended import HaloOf, extended
 from lpgpu.nn.propagators.layers import Layers, Linearisation
 from lpgpu.nn.propagators.purity import refuse_captured
 from lpgpu.nn.schemes import StepRule
@@ -62,6 +63,10 @@ class FunctionalLayers(Layers):
         coarse.spans = m * self.spans
         coarse._number_of_draws = None  # a coarse step may be another function
         return coarse
+
+    def take_halo(self, halo_of: HaloOf) -> None:
+        self.parameters = {name: extended(values, halo_of) for name, values in self.parameters.items()}
+        self.constants = {name: extended(values, halo_of) for name, values in self.constants.items()}
 
     def advance(
         self,

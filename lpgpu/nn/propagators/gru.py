@@ -11,6 +11,7 @@ from lpgpu.kernels import implicit_gru
 from lpgpu.kernels.dispatch import could_fuse
 from lpgpu.kernels.implicit_gru import Cell, Coefficients, Gates, operators
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
+from lpgpu.nn.propagators.extended import HaloOf, extended
 from lpgpu.nn.propagators.layers import Layers, Linearisation
 
 
@@ -46,6 +47,9 @@ class GRULayers(Layers):
         coarse = super().coarsened(m)
         coarse.formulation = "implicit"
         return coarse
+
+    def take_halo(self, halo_of: HaloOf) -> None:
+        self.x = extended(self.x, halo_of)
 
     def advance(
         self,

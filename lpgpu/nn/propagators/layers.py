@@ -11,6 +11,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
+from lpgpu.nn.propagators.extended import HaloOf
 
 
 class Linearisation(ABC):
@@ -100,6 +101,13 @@ class Layers(ABC):
     def linearise_once(self, layers: slice, u: Tensor) -> Linearisation:
         """As `linearise`, for one sweep only: what is cheaper to compute again than to store need not be stored."""
         return self.linearise(layers, u)
+
+    def take_halo(self, halo_of: HaloOf) -> None:
+        """Extend θ by those of the layers beyond this rank's own: `halo_of(θ [n, ...])` gives them, [h, ...]."""
+        raise NotImplementedError(
+            f'{type(self).__name__} cannot step through the layers of other ranks, as coarse_operator="picard" does; '
+            "choose another operator, or supply take_halo"
+        )
 
     def fuses_sweeps(self, like: Tensor) -> bool:
         """Whether `sweep`, here and of linearisations, is the way for states like `like`."""

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from lpgpu.kernels.sweep import Sweep, Terms
 from lpgpu.mgrit import AllPoints, CPointsOnly, Grid, Propagator, States, Window
+from lpgpu.mgrit.halo import HaloOf
 from lpgpu.mgrit.hierarchy import length
+from lpgpu.nn.propagators.fine_states import FineStates
 from lpgpu.nn.propagators.layers import Layers, Linearisation
 
 
@@ -45,6 +47,10 @@ class ForwardPropagator(Propagator):
 
     def prefers_wide_steps(self, like: Tensor) -> bool:
         return self.layers.fuses_sweeps(like)
+
+    def take_halo(self, halo_of: HaloOf) -> None:
+        self.layers.take_halo(halo_of)
+        self._of_stride = {1: self.layers}
 
     def _step(
         self,
@@ -88,6 +94,7 @@ class AdjointPropagator(Propagator):
         self.has_decay = forward.has_decay
         self.preferred = forward.preferred
         self.prefers_delta = forward.prefers_delta
+        self._sources = FineStates(grid, u)
         self._linearisations: dict[tuple[int, range], Linearisation] = {}
         self._expects_runs = False
         self._whole_levels: dict[int, Linearisation | None] = {}
@@ -101,6 +108,7 @@ class AdjointPropagator(Propagator):
         `lam` and `g` are the solved states and the right-hand side of the adjoint problem.
         """
         if (whole := self._whole(self.grid)) is not None and isinstance(lam, AllPoints):
+            whole = whole[lam.grid.all_layers] if self._sources.num_in_halo else whole
             return list(whole.parameter_gradients(lam.u[lam.grid.sources(lam.grid.all_layers)]))
         gather = _Gather(self.grid.local_steps, self.forward.layers.num_shared)
         grid = lam.grid
@@ -149,9 +157,9 @@ class AdjointPropagator(Propagator):
             return stack.linearise_once(of_network, states[window.local(layers)])
         if (whole := self._whole(grid)) is not None:
             return whole[layers]
-        u = self._stored(of_network)
+        u = self._sources.stored(of_network)
         if u is None:
-            return stack.linearise_once(of_network, self._at_c_points_before(of_network))
+            return stack.linearise_once(of_network, self._sources.at_c_points_before(of_network))
         key = grid.level, range(layers.start, layers.stop, layers.step or 1)
         if key not in self._linearisations:
             self._linearisations[key] = stack.linearise(of_network, u, self.forward.kept(grid, layers))
@@ -168,7 +176,9 @@ class AdjointPropagator(Propagator):
         if grid.level == 0 and not isinstance(self.u, AllPoints):
             return None
         layers, of_network = self.forward.of_level(grid), grid.of_network(grid.all_layers)
-        u = self._stored(of_network)
+        if grid.level == 0:
+            of_network = slice(0, of_network.stop + self._sources.num_in_halo, 1)
+        u = self._sources.stored(of_network)
         if u is None:
             return None
         if layers.fuses_sweeps(u) or (grid.level == 0 and self._expects_runs and layers.is_sliceable):
@@ -179,23 +189,11 @@ class AdjointPropagator(Propagator):
         joined = None if any(each is None for each in kept) else layers.join(kept)
         return None if joined is None else layers.linearise(of_network, u, joined)
 
-    def _stored(self, layers: slice) -> Tensor | None:
-        """u at the points that `layers` of the network start from; None where they are not all stored."""
-        if isinstance(self.u, AllPoints):
-            return self.u.u[layers]
-        m, first = self.grid.interval, self.grid.c_points.start
-        if (layers.start - first) % m or (layers.step % m and length(layers) > 1):
-            return None
-        return self.u.c_points[(layers.start - first) // m : -((first - layers.stop) // m) : max(1, layers.step // m)]
-
-    def _at_c_points_before(self, layers: slice) -> Tensor:
-        """u at the last C-points before `layers` of the network, where the states between are not stored."""
-        m, first = self.grid.interval, self.grid.c_points.start
-        points = torch.arange(layers.start, layers.stop, layers.step, device=self.u.u.device)
-        return self.u.c_points[(points - first) // m]
-
     def expect_runs(self) -> None:
         self._expects_runs = True
+
+    def take_halo(self, halo_of: HaloOf) -> None:
+        self._sources.take_halo(halo_of)
 
     @contextmanager
     def _forward_states_in(self, window: Window) -> Iterator[None]:
