@@ -2,7 +2,7 @@
 
 from lpgpu.comm import ProcessGrid
 from lpgpu.mgrit import MGRIT, DivergenceError, DivergenceWarning, Parareal, Serial, SolveResult
-from lpgpu.nn import GRU, LSTM, LayerParallel, Recurrent
+from lpgpu.nn import GRU, LSTM, LayerParallel, Recurrent, parallelize, unparallelize
 from lpgpu.nn.averaging import average_gradients, overlap_gradients
 from lpgpu.nn.gradients import clip_grad_norm_
 from lpgpu.nn.parameter_groups import param_groups
@@ -38,7 +38,9 @@ __all__ = [
     "load_full_optimizer_state_dict",
     "load_full_state_dict",
     "overlap_gradients",
+    "parallelize",
     "param_groups",
     "tune",
+    "unparallelize",
     "verify",
 ]

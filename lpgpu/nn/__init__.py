@@ -5,6 +5,18 @@ from lpgpu.nn.blocks import Activate, ConvBlock, DenseBlock
 from lpgpu.nn.gru import GRU
 from lpgpu.nn.layer_parallel import LayerParallel
 from lpgpu.nn.lstm import LSTM
+from lpgpu.nn.parallelize import parallelize, unparallelize
 from lpgpu.nn.recurrent import Recurrent
 
-__all__ = ["GRU", "LSTM", "Activate", "ConvBlock", "DenseBlock", "LayerParallel", "PerLayer", "Recurrent"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "Activate",
+    "ConvBlock",
+    "DenseBlock",
+    "LayerParallel",
+    "PerLayer",
+    "Recurrent",
+    "parallelize",
+    "unparallelize",
+]

@@ -8,11 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
-
-from lpgpu.nn.frozen_draws import Draws
 
 
 class PerLayer:
@@ -107,20 +104,3 @@ class Arguments:
 
 
 NO_ARGUMENTS = Arguments.of((), {})
-
-
-@dataclass(frozen=True)
-class Call:
-    """What one call of a network adds to its weights: arguments, random draws, and which `layers` are here."""
-
-    arguments: Arguments = NO_ARGUMENTS
-    layers: range = range(0)
-    draws: Draws | None = None
-
-    def index(self, like: Tensor) -> Tensor:
-        """k of each layer here, [layers], on the device of `like`."""
-        return torch.arange(self.layers.start, self.layers.stop, device=like.device)
-
-    def times(self, dt: float, like: Tensor) -> Tensor:
-        """t_k = k Δt at the start of each layer here, [layers]."""
-        return dt * self.index(like).to(like.dtype)

@@ -35,7 +35,10 @@ class PropagateEnd(torch.autograd.Function):
         *parameters: Tensor,
     ) -> Tensor:
         def run(x: Tensor) -> tuple[Propagated, tuple[Tensor], SolveResult]:
-            propagated = propagation.forward(layers_for(parameters), x)
+            layers = layers_for(parameters)
+            propagated = propagation.forward(layers, x)
+            if layers.keeps_statistics:
+                propagated.visit(layers.update_statistics)
             propagated.release_scratch()
             return propagated, (propagated.end(),), propagated.result
 

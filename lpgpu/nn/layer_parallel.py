@@ -9,10 +9,13 @@ from torch import Tensor, nn
 
 from lpgpu.comm import as_communicator
 from lpgpu.mgrit import MGRIT, Partition, Solver, SolveResult
-from lpgpu.nn.arguments import Arguments, Call
+from lpgpu.nn.arguments import Arguments
 from lpgpu.nn.autograd import PropagateEnd, Replicated
+from lpgpu.nn.call import Call, Returned
 from lpgpu.nn.checks import check_arguments, check_names, check_state
 from lpgpu.nn.frozen_draws import draws_of_call
+from lpgpu.nn.layer_index import number_layer
+from lpgpu.nn.packing import Packing
 from lpgpu.nn.per_layer import apply_to_layers
 from lpgpu.nn.propagation import Propagation, anchor_for
 from lpgpu.nn.propagators import Layers, general_layers_of, layers_of
@@ -95,13 +98,54 @@ class LayerParallel(Solved, nn.Module):
         self.forward_result: SolveResult | None = None
         self.adjoint_result: SolveResult | None = None
 
+    @classmethod
+    def of_modules(
+        cls,
+        comm: Any,
+        modules: Sequence[nn.Module],
+        *,
+        Tf: float | None = None,
+        form: Form = "residual",
+        scheme: Scheme = "euler",
+        solver: Solver | None = None,
+    ) -> Self:
+        """The network of existing layers, with copies of their weights.
+
+        `modules` are all layers, on every rank, of one structure; each rank takes a run of them. `Tf` defaults to their
+        number (Δt = 1), `form` to that of a residual network's blocks. The number that a layer may know itself by
+        (`layer_idx`) may differ.
+
+        >>> blocks = [nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True) for _ in range(6)]
+        >>> LayerParallel.of_modules(None, blocks, solver=MGRIT(coarsening=2))(torch.randn(1, 5, 8)).shape
+        torch.Size([1, 5, 8])
+
+        Raises:
+            TypeError, ValueError: for fewer modules than ranks, or layers that are not alike.
+        """
+        modules = list(modules)
+        communicator = as_communicator(comm)
+        if len(modules) < communicator.size:
+            raise ValueError(
+                f"there are {len(modules)} modules for {communicator.size} ranks; expected one each at least"
+            )
+        first, stop = (len(modules) * rank // communicator.size for rank in (communicator.rank, communicator.rank + 1))
+        own, before = iter(modules[first:stop]), torch.get_rng_state()
+        final = float(len(modules)) if Tf is None else Tf
+        net = cls(comm, lambda: next(own), stop - first, final, scheme=scheme, form=form, solver=solver)
+        torch.set_rng_state(before)  # nothing was drawn
+        return net
+
     @property
     def dt(self) -> float:
         """Δt = Tf / N."""
         return self.Tf / self.num_steps
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """u_N for u_0 = `x` [batch, ...]; the same shape.
+
+        The state may be several tensors of one batch, in a tuple, list or dict, which blocks then take and return. A
+        block of form "residual" may return a tuple that begins with the next state, if nothing else in it is a tensor;
+        the network then returns such a tuple too.
 
         `args` and `kwargs` reach every block: block(u, *args, **kwargs). Tensors among them (also inside lists, tuples
         and dicts) are the same for all layers, and get gradients; `PerLayer(z)` gives layer k its own z[k]. Every rank
@@ -121,24 +165,29 @@ class LayerParallel(Solved, nn.Module):
         parameters = tuple(named.values())
         arguments = Arguments.of(args, kwargs)
         differentiable = torch.is_grad_enabled()
+        checked: list[Any] = []
 
         def check() -> None:
             check_names(named.keys() - self._built)
-            check_state(x, parameters)
-            arguments.check(self.num_steps, x)
+            packing = None if isinstance(x, Tensor) else Packing.of(x, "x")
+            checked.extend((packing, x if packing is None else packing.pack(x)))
+            check_state(checked[1], parameters)
+            arguments.check(self.num_steps, checked[1])
             if differentiable:
                 refuse_backward_hooks(self.layers)
 
-        self._communicator.agree(check, lambda: self._facts(x) | {"the arguments": arguments.facts()})
+        self._communicator.agree(check, lambda: self._facts(*checked) | {"the arguments": arguments.facts()})
+        packing, u_0 = checked
         anchor = anchor_for(self._communicator)
         per_layer, shared = self._tensors_of(arguments, anchor)
+        returned = Returned()
 
         def layers_by(make: Callable[..., T], tensors: Sequence[Tensor]) -> T:
             """The layers of these parameters, tensors for each layer and tensors for all."""
             theta, extra = dict(zip(named, tensors, strict=False)), tensors[len(named) :]
             of_call = arguments.holding(extra[len(per_layer) :], extra[: len(per_layer)])
-            call = Call(of_call, self._own_layers, draws)
-            layers = make(self.layers, theta, x, self.scheme, self.form, self.dt, call)
+            call = Call(of_call, self._own_layers, draws, packing, returned)
+            layers = make(self.layers, theta, u_0, self.scheme, self.form, self.dt, call)
             layers.to_be_checked = differentiable
             return layers
 
@@ -161,7 +210,8 @@ class LayerParallel(Solved, nn.Module):
         )
         tensors = (*parameters, *per_layer, *shared)
         with draws_of_call(self._communicator) as draws:
-            return PropagateEnd.apply(propagation, lambda tensors: layers_by(layers_of, tensors), anchor, x, *tensors)
+            y = PropagateEnd.apply(propagation, lambda tensors: layers_by(layers_of, tensors), anchor, u_0, *tensors)
+        return returned.like(y if packing is None else packing.unpack(y))
 
     def apply(self, fn: Callable[[nn.Module], Any]) -> Self:
         """`fn` of every module inside, and of each layer in turn, as if it were a module of its own; returns self.
@@ -193,6 +243,7 @@ class LayerParallel(Solved, nn.Module):
         for layer in range(self.num_steps):
             with layer_weights(layers, layer):
                 block = copy.deepcopy(layers)
+            number_layer(block, layer)
             steps.append(Step(block, self.dt, self.scheme, self.form, layer * self.dt))
         sequential = Steps(*steps)
         for module in (sequential, *steps):
@@ -256,10 +307,10 @@ class LayerParallel(Solved, nn.Module):
         own = self._own_layers
         return [values[own.start : own.stop] for values in per_layer], shared
 
-    def _facts(self, x: Tensor) -> dict[str, object]:
+    def _facts(self, packing: Packing | None, x: Tensor) -> dict[str, object]:
         """What must be the same on every rank at a call."""
         return {
-            "x": f"{x.dtype} {tuple(x.shape)}",
+            "x": f"{x.dtype} {tuple(x.shape)}{packing or ''}",
             "solver": self.solver,
             "whether gradients are enabled": torch.is_grad_enabled(),
             "the values of x": self._checksum(x),

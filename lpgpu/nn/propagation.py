@@ -10,7 +10,7 @@ from torch import Tensor
 from lpgpu.comm import Communicator
 from lpgpu.mgrit import MGRIT, AllPoints, CPointsOnly, Partition, Solver, SolveResult, States, solve
 from lpgpu.mgrit.exchange import state_of_rank
-from lpgpu.mgrit.hierarchy import Grid
+from lpgpu.mgrit.hierarchy import Grid, length
 from lpgpu.nn.derivatives import Kept
 from lpgpu.nn.graphs import Graphs, Run, Solve
 from lpgpu.nn.propagators import AdjointPropagator, ForwardPropagator, Layers
@@ -132,6 +132,17 @@ class Propagated:
                 out[window.points] = u
         self.release_scratch()
         return out
+
+    def visit(self, see: Callable[[slice, Tensor], None]) -> None:
+        """`see(layers, u)` for this rank's layers of the network, some at a time, and their states u_k [K, ...]."""
+        grid = self.u.grid
+        for window in self.u.windows():
+            with self.u.read(window) as u:
+                if not isinstance(self.u, AllPoints):
+                    self.propagator.sweep(window, grid.f_positions, u)
+                for layers in map(window.layers, grid.all_positions):
+                    if length(layers):
+                        see(grid.of_network(layers), u[window.local(layers)])
 
     def adjoint(
         self, lam_N: Tensor, g: Tensor | None, *, parameters: bool

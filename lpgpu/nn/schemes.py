@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from lpgpu.nn.packing import Packing
+
 Field = Callable[[Any, Tensor], Tensor]
 Scheme = Literal["euler", "midpoint", "rk4"]
 Form = Literal["rhs", "step", "residual"]
@@ -80,14 +82,21 @@ class Step(nn.Module):
         self.form = form
         self.t = t
 
-    def forward(self, u: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The next state, of u's shape; `args` and `kwargs` go to the block."""
+    def forward(self, u: Any, *args: Any, **kwargs: Any) -> Any:
+        """The next state, like `u`; `args` and `kwargs` go to the block."""
+        packing = None if isinstance(u, Tensor) else Packing.of(u, "u")
+        state = u if packing is None else packing.pack(u)
 
         def block(*leading: Any) -> Tensor:
-            return self.block(*leading, *args, **kwargs)
+            *before, state = leading
+            if packing is None:
+                out = self.block(*before, state, *args, **kwargs)
+                return out[0] if self.form == "residual" and isinstance(out, tuple) else out
+            return packing.pack(self.block(*before, packing.unpack(state), *args, **kwargs))
 
         rule = StepRule.of(self.block, self.form, self.scheme)
-        return rule.next_state(block, u.new_tensor(self.t) if rule.timed else 0.0, self.dt, 1, u)
+        after = rule.next_state(block, state.new_tensor(self.t) if rule.timed else 0.0, self.dt, 1, state)
+        return after if packing is None else packing.unpack(after)
 
     def extra_repr(self) -> str:
         return f"dt={self.dt}, " + (f"scheme={self.scheme!r}" if self.form == "rhs" else f"form={self.form!r}")
@@ -96,8 +105,8 @@ class Step(nn.Module):
 class Steps(nn.Sequential):
     """Steps one after another; what a call has besides u reaches each of them."""
 
-    def forward(self, u: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The last state, of u's shape."""
+    def forward(self, u: Any, *args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The last state, like `u`."""
         for step in self:
             u = step(u, *args, **kwargs)
         return u

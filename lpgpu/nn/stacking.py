@@ -10,6 +10,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from lpgpu.nn.layer_index import INDICES, name_indices
+from lpgpu.nn.statistics import check_statistics
+
 
 def draw_seed() -> int:
     """One draw from the global generator, from which `stack` makes a seed for each layer."""
@@ -31,7 +34,7 @@ def stack(block: Callable[[], nn.Module], layers: range, seed: int) -> nn.Module
     _check_uniform(modules)
     whole = _copied(modules[0])
     stacked: dict[int, Tensor] = {}  # by the identity of layer 0's tensor: what is tied within a layer stays tied
-    for owner, name, (_, *tensors) in list(_slots([whole, *modules])):
+    for owner, name, (_, *tensors) in list(slots([whole, *modules])):
         first = tensors[0]
         if id(first) not in stacked:
             if isinstance(first, nn.Parameter) and len(set(map(id, tensors))) < len(layers):
@@ -44,6 +47,7 @@ def stack(block: Callable[[], nn.Module], layers: range, seed: int) -> nn.Module
             is_parameter = isinstance(first, nn.Parameter)
             stacked[id(first)] = nn.Parameter(values, first.requires_grad) if is_parameter else values
         _put(owner, name, stacked[id(first)])
+    name_indices(whole, modules, layers.start)
     for part in whole.modules():
         vars(part).update(dict.fromkeys(_methods_of_one_layer(part), refuse_to_reset))
     return whole
@@ -51,14 +55,14 @@ def stack(block: Callable[[], nn.Module], layers: range, seed: int) -> nn.Module
 
 def stacked_tensors(stacked: nn.Module) -> list[Tensor]:
     """The parameters and buffers of a stack, [layers, ...] each, detached; one that is tied, as often as it is used."""
-    return [tensors[0].detach() for _, _, tensors in _slots([stacked])]
+    return [tensors[0].detach() for _, _, tensors in slots([stacked])]
 
 
 def with_tensors(stacked: nn.Module, values: Sequence[Tensor]) -> nn.Module:
     """A copy of a stack with other `values`, of any number of layers, for its `stacked_tensors`."""
     whole = copy.deepcopy(stacked)
     new: dict[int, Tensor] = {}
-    for (owner, name, (old,)), value in zip(list(_slots([whole])), values, strict=True):
+    for (owner, name, (old,)), value in zip(list(slots([whole])), values, strict=True):
         is_parameter = isinstance(old, nn.Parameter)
         _put(owner, name, new.setdefault(id(old), nn.Parameter(value, old.requires_grad) if is_parameter else value))
     return whole
@@ -67,13 +71,13 @@ def with_tensors(stacked: nn.Module, values: Sequence[Tensor]) -> nn.Module:
 @contextmanager
 def layer_weights(stacked: nn.Module, layer: int) -> Iterator[None]:
     """Within the context `stacked` is like one layer, with its parameters and buffers (detached copies)."""
-    slots = [(owner, name, tensors[0]) for owner, name, tensors in _slots([stacked])]
+    places = [(owner, name, tensors[0]) for owner, name, tensors in slots([stacked])]
     of_layer: dict[int, Tensor] = {}
     of_stack = [(part, name) for part in stacked.modules() for name in _methods_of_one_layer(part)]
     try:
         for part, name in of_stack:
             vars(part).pop(name, None)
-        for owner, name, tensor in slots:
+        for owner, name, tensor in places:
             if id(tensor) not in of_layer:
                 values = tensor.detach()[layer].clone()
                 is_parameter = isinstance(tensor, nn.Parameter)
@@ -83,7 +87,7 @@ def layer_weights(stacked: nn.Module, layer: int) -> Iterator[None]:
     finally:
         for part, name in of_stack:
             vars(part)[name] = refuse_to_reset
-        for owner, name, tensor in slots:
+        for owner, name, tensor in places:
             _put(owner, name, tensor)
 
 
@@ -143,13 +147,7 @@ def _built(block: Callable[[], nn.Module], seed: int) -> nn.Module:
         module = block()
     if not isinstance(module, nn.Module):
         raise TypeError(f"block() returned {type(module).__name__}; expected an nn.Module")
-    for name, part in module.named_modules():
-        if isinstance(part, nn.modules.batchnorm._NormBase) and part.track_running_stats and part.training:
-            raise ValueError(
-                f"the block's {name or 'module'} ({type(part).__name__}) keeps running statistics. A solve visits a "
-                "layer several times and would update them as often: use GroupNorm or LayerNorm, "
-                "track_running_stats=False, or frozen statistics, by .eval() of it inside block()"
-            )
+    check_statistics(module)
     return module
 
 
@@ -192,12 +190,12 @@ def structure(module: nn.Module) -> str:
         f"{part}.{name} = {value!r}"
         for part, submodule in module.named_modules()
         for name, value in vars(submodule).items()
-        if isinstance(value, bool | int | float | str)
+        if isinstance(value, bool | int | float | str) and not (name in INDICES and type(value) is int)
     )
     return "\n".join((repr(module), *tensors, *plain))
 
 
-def _slots(modules: list[nn.Module]) -> Iterator[tuple[nn.Module, str, list[Tensor]]]:
+def slots(modules: list[nn.Module]) -> Iterator[tuple[nn.Module, str, list[Tensor]]]:
     """Every (owning submodule of the first module, attribute name, that tensor of each module)."""
     for parts in zip(*(module.modules() for module in modules), strict=True):
         for tables in (tuple(part._parameters for part in parts), tuple(part._buffers for part in parts)):

@@ -182,7 +182,7 @@ class TestBlocks:
         with pytest.raises(KeyError, match=r"weights\.pt"):
             LayerParallel(None, block, 4, 1.0)
 
-    @pytest.mark.parametrize("norm", [nn.BatchNorm1d, nn.SyncBatchNorm])
+    @pytest.mark.parametrize("norm", [lambda size: nn.BatchNorm1d(size, momentum=None), nn.SyncBatchNorm])
     def test_running_statistics_are_refused_with_the_cure(self, norm: Callable[[int], nn.Module]) -> None:
         with pytest.raises(ValueError) as caught:
             LayerParallel(None, lambda: nn.Sequential(nn.Linear(3, 3), norm(3)), 4, 1.0)
@@ -197,9 +197,6 @@ class TestBlocks:
 
         net = network(block, solver=exactly())
         assert_equals_serial(net, inputs(5, WIDTH))
-        net.train()
-        with pytest.raises(RuntimeError, match=r"freeze them.*\.eval\(\).*after every net\.train\(\)"):
-            net(inputs(5, WIDTH))
 
     def test_batch_norm_without_running_statistics_is_a_function_like_any_other(self) -> None:
         def block() -> nn.Module:
@@ -226,8 +223,8 @@ class TestBlocks:
 
 
 INPUTS: dict[str, tuple[Any, list[str]]] = {
-    "a list": ([[0.0] * WIDTH], ["x is list", "tensor"]),
-    "nothing": (None, ["x is NoneType", "tensor"]),
+    "a list": ([[0.0] * WIDTH], ["x holds float", "tensors [batch, ...]"]),
+    "nothing": (None, ["x holds NoneType", "tensors [batch, ...]"]),
     "a number": (torch.tensor(1.0), ["x has no dimensions", "[batch, ...]"]),
     "integers": (torch.ones(2, WIDTH, dtype=torch.int64), ["x is torch.int64", "floating point"]),
     "complex numbers": (torch.ones(2, WIDTH, dtype=torch.complex64), ["x is torch.complex64", "floating point"]),

@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 
 from lpgpu.kernels.conv_step import Filter
-from lpgpu.nn.arguments import Call
 from lpgpu.nn.blocks import Activate, ConvBlock, DenseBlock
+from lpgpu.nn.call import Call
 from lpgpu.nn.propagators.conv import ConvLayers
 from lpgpu.nn.propagators.dense import DenseLayers
 from lpgpu.nn.propagators.functional import general_layers_of
@@ -39,7 +39,7 @@ def layers_of(
     if isinstance(block, DenseBlock | ConvBlock):
         block.check_state(x)
     call = call or Call()
-    kernel_applies = form == "rhs" and scheme == "euler" and not call.arguments.leaves
+    kernel_applies = form == "rhs" and scheme == "euler" and not call.arguments.leaves and call.packing is None
     if kernel_applies and type(block) is DenseBlock and x.ndim == 2 and _is_plain(block, parameters):
         return DenseLayers(parameters["linear.weight"], parameters.get("linear.bias"), block.activation.name, dt)
     if kernel_applies and type(block) is ConvBlock and x.ndim == 4:

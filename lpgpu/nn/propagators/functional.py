@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lpgpu.nn.arguments import Call
+from lpgpu.nn.call import Call
 from lpgpu.nn.frozen_draws import Draws, FrozenDraws, refusing_other_generators
 from lpgpu.nn.propagators.extended import HaloOf, extended
 from lpgpu.nn.propagators.layers import Layers, Linearisation
 from lpgpu.nn.propagators.purity import refuse_captured
 from lpgpu.nn.schemes import StepRule
+from lpgpu.nn.statistics import running_statistics
 
 Named = dict[str, Tensor]
 
@@ -36,6 +37,7 @@ class FunctionalLayers(Layers):
     """
 
     spans = 1
+    statistics: Callable[..., Named] | None = None  # the new running statistics of a layer, of phi's arguments
 
     def __init__(
         self,
@@ -100,6 +102,18 @@ class FunctionalLayers(Layers):
         """Φ_k(u_k) of K layers, [K, ...], for autograd to differentiate in all tensors, as often as wanted."""
         return self._batched(_sliced(self.parameters, layers), layers, self.shared, u)
 
+    @property
+    def keeps_statistics(self) -> bool:
+        return self.statistics is not None
+
+    def update_statistics(self, layers: slice, u: Tensor) -> None:
+        def after(theta: Named, constants: Named, u: Tensor) -> Any:
+            return self.statistics(theta, constants, self.shared, self.dt, self.spans, u)  # pyright: ignore
+
+        parameters, constants = _sliced(self.parameters, layers), _sliced(self.constants, layers)
+        for name, values in self._with_draws(layers, after, parameters, constants, u).items():
+            self.constants[name][layers] = values
+
     def _batched(self, theta: Named, layers: slice, shared: Sequence[Tensor], u: Tensor) -> Tensor:
         """Φ_k(u_k) of all K layers, checked to leave states and buffers as they are."""
 
@@ -120,7 +134,7 @@ class FunctionalLayers(Layers):
             )
         return out
 
-    def _with_draws(self, layers: slice, phi: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    def _with_draws(self, layers: slice, phi: Callable[..., Any], *arguments: Any) -> Any:
         """`phi` of all K layers, with its random draws frozen; if the first evaluation draws none, no later one may."""
         if self.draws is None or self.index is None or self._number_of_draws == 0:
             return _vmapped(phi, "error", *arguments)
@@ -140,22 +154,35 @@ def general_layers_of(
     rule, arguments, buffers = StepRule.of(block, form, scheme), call.arguments, dict(block.named_buffers())
     per_layer = {f"{_ARGUMENT}{i}": values for i, values in enumerate(arguments.per_layer)}
     times = {_TIME: call.times(dt, x)} if rule.timed else {}
+    statistics = running_statistics(block)
 
-    def phi(theta: Named, constants: Named, shared: Sequence[Tensor], dt: float, spans: int, u: Tensor) -> Tensor:
-        own = {name: theta[name] for name in parameters} | {name: constants[name] for name in buffers}
+    def both(
+        theta: Named, constants: Named, shared: Sequence[Tensor], dt: float, spans: int, u: Tensor
+    ) -> tuple[Tensor, Named]:
+        """Φ_k(u_k), and the running statistics after it."""
+        after = {name: constants[name].clone() for name in statistics}
+        own = {name: theta[name] for name in parameters} | {name: constants[name] for name in buffers} | after
         args, kwargs = arguments.built(shared, [theta[name] for name in per_layer])
 
         def of_layer(*leading: Any) -> Tensor:
-            out = functional_call(block, own, (*leading, *args), kwargs)
-            _check_like(out, u)
-            return out
+            *before, u = leading
+            out = functional_call(block, own, (*before, call.opened(u), *args), kwargs)
+            return call.closed(out, u, may_have_more=form == "residual")
 
-        return rule.next_state(of_layer, constants.get(_TIME, 0.0), dt, spans, u)
+        return rule.next_state(of_layer, constants.get(_TIME, 0.0), dt, spans, u), after
 
-    index = call.index(x)
-    return FunctionalLayers(
-        phi, parameters | per_layer, buffers | times, arguments.shared, dt=dt, draws=call.draws, index=index
+    layers = FunctionalLayers(
+        lambda *arguments: both(*arguments)[0],
+        parameters | per_layer,
+        buffers | times,
+        arguments.shared,
+        dt=dt,
+        draws=call.draws,
+        index=call.index(x),
     )
+    if statistics:
+        layers.statistics = lambda *arguments: both(*arguments)[1]
+    return layers
 
 
 _TIME, _ARGUMENT = ".t", ".argument"  # no parameter or buffer of a module is called so
@@ -192,7 +219,7 @@ def _sliced(named: Named, layers: slice) -> Named:
     return {name: values[layers] for name, values in named.items()}
 
 
-def _vmapped(phi: Callable[..., Tensor], randomness: str, *arguments) -> Tensor:
+def _vmapped(phi: Callable[..., Any], randomness: str, *arguments) -> Any:
     try:
         return torch.vmap(phi, randomness=randomness)(*arguments)
     except RuntimeError as error:
@@ -206,15 +233,3 @@ def _vmapped(phi: Callable[..., Tensor], randomness: str, *arguments) -> Tensor:
             "as tensors (no .item()), draw random tensors like the state (torch.randn_like(u), not "
             "torch.empty(3).normal_()), use GroupNorm or LayerNorm instead of BatchNorm"
         ) from error
-
-
-def _check_like(out: object, u: Tensor) -> None:
-    if not isinstance(out, Tensor):
-        raise TypeError(f"the block returned {type(out).__name__}; expected a tensor")
-    for what in ("shape", "dtype", "device"):
-        came, expected = getattr(out, what), getattr(u, what)
-        if came != expected:
-            came, expected = (tuple(came), tuple(expected)) if what == "shape" else (came, expected)
-            raise ValueError(
-                f"the block changes the state's {what} from {expected} to {came}; every layer must keep it"
-            )

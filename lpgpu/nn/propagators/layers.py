@@ -77,6 +77,15 @@ class Layers(ABC):
         coarse.dt = m * self.dt
         return coarse
 
+    def update_statistics(self, layers: slice, u: Tensor) -> None:
+        """Take the states u_k that a forward solve ended with into account in running statistics."""
+        raise NotImplementedError(f"{type(self).__name__} keeps no running statistics")
+
+    @property
+    def keeps_statistics(self) -> bool:
+        """Whether a forward updates running statistics of its layers."""
+        return False
+
     @abstractmethod
     def advance(
         self,

@@ -1,0 +1,195 @@
+"""An existing model's equal blocks, made layer-parallel in their place with their weights, and back."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import nn
+
+from lpgpu.comm import as_communicator
+from lpgpu.mgrit import Solver
+from lpgpu.nn.layer_parallel import LayerParallel
+from lpgpu.nn.schemes import Form
+from lpgpu.nn.stacking import slots, structure
+
+
+class ParallelBlocks(LayerParallel):
+    """Blocks of a model, propagated together where the first of them stood.
+
+    What a model asks its blocks for, an attribute or a submodule, is answered by the stack of them.
+    """
+
+    _before: tuple[nn.Module, ...] = ()  # the blocks
+    _names: tuple[str, ...] = ()  # of all children of the list
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "layers":
+                raise
+            return getattr(self.layers, name)
+
+
+def parallelize(
+    model: nn.Module,
+    path: str,
+    *,
+    comm: Any = None,
+    solver: Solver | None = None,
+    form: Form = "residual",
+    buffer: tuple[int, int] = (0, 0),
+) -> list[LayerParallel]:
+    """Replace runs of equal blocks in the list `model.<path>` by layer-parallel ones with the same weights.
+
+    The model's own forward runs as it is: the list (nn.ModuleList or nn.Sequential) stays, with one element for each
+    run of two or more equal blocks; what differs (another width, frozen parameters, a transition between stages) ends
+    a run, and single blocks stay as they are. Make optimizers afterwards: the parameters are new ones, [layers, ...].
+
+    Args:
+        model: what holds the list.
+        path: where, such as "transformer.h".
+        comm: None, or an mpi4py communicator whose ranks share each run; a run of fewer blocks than ranks stays.
+        solver: of every run; may be assigned later, to each of those that are returned.
+        form: what a block returns, as for `LayerParallel`: "residual" is the next state.
+        buffer: how many blocks at the beginning and at the end stay as they are, walked one by one.
+
+    Returns:
+        The parts that are propagated in parallel, in order.
+
+    Raises:
+        TypeError, ValueError: where there is no such list, or nothing in it to parallelize; for parameters that are
+            tied between blocks, or with something outside of them.
+
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.Sequential(*(nn.Sequential(nn.Linear(8, 8)) for _ in range(6))))
+    >>> names = list(model.state_dict())
+    >>> (part,) = parallelize(model, "1", solver=MGRIT(coarsening=2), buffer=(1, 1))
+    >>> part.num_steps, len(model[1])
+    (4, 3)
+    >>> unparallelize(model, "1")
+    >>> list(model.state_dict()) == names
+    True
+    """
+    container = _container(model, path)
+    first, last = _checked_buffer(buffer, len(container))
+    size = as_communicator(comm).size
+    names, blocks = zip(*container.named_children(), strict=True)
+    middle = blocks[first : len(blocks) - last]
+    _refuse_ties(model, path, middle)
+    replaced = list(blocks[:first])
+    parts: list[ParallelBlocks] = []
+    for run in _runs(middle):
+        if len(run) < max(2, size):
+            replaced.extend(run)
+            continue
+        part = ParallelBlocks.of_modules(comm, run, form=form, solver=solver)
+        _mirror_modes(part.layers, run[0])
+        part.training = run[0].training
+        part._before, part._names = tuple(run), names
+        parts.append(part)
+        replaced.append(part)
+    if not parts:
+        raise ValueError(
+            f"{path} has no {max(2, size)} equal blocks in a row between its buffers; expected blocks of one "
+            "structure, with the same parameters frozen"
+        )
+    replaced.extend(blocks[len(blocks) - last :])
+    for part in parts:
+        for block in part._before:
+            _empty(block)
+    _replace(container, map(str, range(len(replaced))), replaced)
+    return list(parts)
+
+
+def unparallelize(model: nn.Module, path: str) -> None:
+    """Undo `parallelize`: the blocks are back, with the weights and gradients that they have now.
+
+    `model.state_dict()` has the names, in the order, that it had before. Collective over the ranks that share blocks.
+
+    Raises:
+        ValueError: where nothing is parallelized.
+    """
+    container = _container(model, path)
+    parts = [block for block in container.children() if isinstance(block, ParallelBlocks)]
+    if not parts:
+        raise ValueError(f"{path} holds no blocks that parallelize() has replaced")
+    blocks: list[nn.Module] = []
+    for block in container.children():
+        blocks.extend(_restored(block) if isinstance(block, ParallelBlocks) else [block])
+    _replace(container, parts[0]._names, blocks)
+
+
+def _container(model: nn.Module, path: str) -> nn.ModuleList | nn.Sequential:
+    try:
+        container = model.get_submodule(path)
+    except AttributeError as error:
+        raise ValueError(f"the model has no {path!r}: {error}") from error
+    if not isinstance(container, nn.ModuleList | nn.Sequential):
+        raise TypeError(
+            f"{path} is {type(container).__name__}; expected the nn.ModuleList or nn.Sequential that holds the blocks"
+        )
+    return container
+
+
+def _checked_buffer(buffer: tuple[int, int], count: int) -> tuple[int, int]:
+    first, last = buffer
+    if min(first, last) < 0 or first + last > count:
+        raise ValueError(
+            f"buffer is {buffer}; expected two numbers ≥ 0, together at most {count}, the blocks there are"
+        )
+    return first, last
+
+
+def _runs(blocks: Sequence[nn.Module]) -> Iterator[list[nn.Module]]:
+    """Consecutive blocks of one structure."""
+    for _, run in groupby(blocks, key=lambda block: (type(block), structure(block))):
+        yield list(run)
+
+
+def _refuse_ties(model: nn.Module, path: str, blocks: Sequence[nn.Module]) -> None:
+    """Raise ValueError where a block shares a parameter with another block, or with what is no block."""
+    owners: dict[int, nn.Module] = {}
+    for block in blocks:
+        for name, parameter in block.named_parameters():
+            if owners.setdefault(id(parameter), block) is not block:
+                raise ValueError(f"the blocks share their parameter {name!r}; expected each to have its own")
+    for name, module in model.named_modules(remove_duplicate=False):
+        outside = not name.startswith(f"{path}.")
+        if outside and any(id(parameter) in owners for parameter in module._parameters.values()):
+            raise ValueError(f"a parameter of {name or 'the model'} is tied to one inside the blocks; untie them first")
+
+
+def _mirror_modes(to: nn.Module, of: nn.Module) -> None:
+    for part, other in zip(to.modules(), of.modules(), strict=True):
+        part.training = other.training
+
+
+def _empty(block: nn.Module) -> None:
+    """Let go of a block's memory; its tensors keep their names."""
+    for _, _, (tensor,) in slots([block]):
+        tensor.data = tensor.data.new_empty(0)
+
+
+@torch.no_grad()
+def _restored(part: ParallelBlocks) -> Sequence[nn.Module]:
+    """The blocks that a part was made of, with the weights, gradients and modes that it has now."""
+    whole = part._all_layers()
+    gradients = {
+        name: None if theta.grad is None else part.of_all_ranks(theta.grad)
+        for name, theta in part.layers.named_parameters()
+    }
+    for layer, block in enumerate(part._before):
+        for _, _, (stacked, tensor) in slots([whole, block]):
+            tensor.data = stacked.detach()[layer].clone()
+            tensor.requires_grad_(stacked.requires_grad)
+        for name, parameter in block.named_parameters():
+            gradient = gradients.get(name)
+            parameter.grad = None if gradient is None else gradient[layer].clone()
+        _mirror_modes(block, part.layers)
+    return part._before
+
+
+def _replace(container: nn.Module, names: Iterable[str], children: Sequence[nn.Module]) -> None:
+    container._modules.clear()
+    container._modules.update(zip(names, children, strict=True))

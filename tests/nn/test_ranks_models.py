@@ -1,0 +1,55 @@
+"""Existing models, running statistics and states of several tensors on several ranks. Run by tests/test_mpi.py."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lpgpu import MGRIT, LayerParallel, parallelize, unparallelize
+from tests.assertions import assert_close_relative
+from tests.nn.networks import WIDTH
+from tests.nn.ranks import COMM, SIZE, one_and_shared, part_of
+from tests.nn.test_parallelize import Model, loss_of
+from tests.nn.test_statistics import STATISTICS, block, statistics
+
+pytestmark = pytest.mark.mpi(1, 2, 3, 4)
+
+SIZES = [9, 4, 1, 7][:SIZE]
+
+
+@pytest.mark.parametrize("store", ["all", "c_points"])
+def test_a_model_is_parallelized_and_comes_back(store: Any, seed: int) -> None:
+    """Every rank computes what one process does, and has the whole model afterwards."""
+    torch.manual_seed(seed)
+    model = Model(9).double()
+    tokens, solver = torch.randint(0, 5, (2, 3)), MGRIT(coarsening=2, iterations=1, store=store)
+    one, many = copy.deepcopy(model), copy.deepcopy(model)
+    parallelize(one, "h", solver=solver)
+    (part,) = parallelize(many, "h", comm=COMM, solver=solver)
+    assert part.num_steps == 9 and part.local_num_steps in (9 // SIZE, 9 // SIZE + 1)
+    for each in (one, many):
+        loss_of(each, tokens, None).backward()
+        torch.optim.SGD(each.parameters(), 0.1).step()
+        unparallelize(each, "h")
+    for (name, theta), other in zip(many.named_parameters(), one.parameters(), strict=True):
+        assert_close_relative(theta, other, name)
+        assert_close_relative(theta.grad, other.grad, name)  # pyright: ignore
+
+
+@pytest.mark.parametrize("store", ["all", "c_points"])
+def test_running_statistics_are_those_of_one_process(store: Any, seed: int) -> None:
+    solver = MGRIT(coarsening=3, store=store, iterations=1)
+    one, many = one_and_shared(SIZES, block, seed=seed, solver=solver)
+    x = torch.randn(5, WIDTH, dtype=torch.float64)
+    one(x), many(x)
+    assert len(STATISTICS) == 3
+    for mine, whole in zip(statistics(many), statistics(one), strict=True):
+        assert_close_relative(mine.double(), whole[part_of(SIZES)].double())
+
+
+def test_fewer_modules_than_ranks_are_refused() -> None:
+    blocks = [nn.Linear(3, 3) for _ in range(SIZE - 1)]
+    with pytest.raises(ValueError, match=r"modules for|at least"):
+        LayerParallel.of_modules(COMM, blocks)
