@@ -10,7 +10,6 @@ from typing import Literal, get_args
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from lpgpu.comm import Communicator
 from lpgpu.mgrit import MGRIT, Serial, Solver
@@ -128,6 +127,8 @@ def search(
     base = next((part.solver for part in solved_parts(net) if isinstance(part.solver, MGRIT)), MGRIT())
     tried = [bench.exact, bench.attempt(base)]
     queue = Search(list(families(max(solve.num_steps for solve in bench.solves), base)), gradient_error)
+    from tqdm import tqdm  # here, so that a machine with nothing but torch can import lpgpu
+
     bar = tqdm(total=max_tries, disable=None if progress and bench.communicator.rank == 0 else True, desc="tuning")
     with bar:
         while len(tried) - 1 < max_tries and bench.of_root(time.perf_counter() - begun) < max_seconds:
