@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cuda_scan_cases import ScanCase, scan_cases, scan_rows
 from gpu_timing import copies_past_cache, graph_times
 from torch import Tensor, nn
 
@@ -106,7 +107,7 @@ class Case:
         return copy
 
 
-def cases(*, quick: bool) -> list[Case]:
+def cases(*, quick: bool) -> list[Case | ScanCase]:
     """The shapes that matter first."""
     shapes: dict[Precision, list[tuple[int, int]]] = {
         "bf16": [(512, 16), (256, 16), (1024, 16), (128, 16), (512, 64), (256, 64), (1024, 64)],
@@ -123,11 +124,15 @@ def cases(*, quick: bool) -> list[Case]:
         for o in ("gru-forward", "gru-adjoint")
     ]
     in_turn = itertools.chain.from_iterable(itertools.zip_longest(*found))
-    return [case for case in in_turn if case is not None]
+    marches = [case for case in in_turn if case is not None]
+    return [*marches[:6], *scan_cases(), *marches[6:]]
 
 
-def rows_of(case: Case, *, check: bool) -> Iterator[Row]:
+def rows_of(case: Case | ScanCase, *, check: bool) -> Iterator[Row]:
     """One for each plan, and one for what else could be run."""
+    if isinstance(case, ScanCase):
+        yield from scan_rows(case, check=check)
+        return
     torch.manual_seed(0)
     set_precision("tf32x3" if case.precision == "bf16" else case.precision)
     torch.backends.cudnn.allow_tf32 = case.precision == "tf32"
@@ -191,7 +196,7 @@ def guarded(measure: Any) -> Row:
         return {"failed": f"{type(error).__name__}: {error}"[:2000]}
 
 
-def work(chosen: list[Case], *, check: bool) -> None:
+def work(chosen: list[Case | ScanCase], *, check: bool) -> None:
     """The worker: the number of each case it begins, and its rows, a line each; a broken CUDA context ends it."""
     for number, case in enumerate(chosen):
         print(json.dumps({"number": number}), flush=True)
@@ -201,7 +206,7 @@ def work(chosen: list[Case], *, check: bool) -> None:
         torch.cuda.empty_cache()
 
 
-def measured(chosen: list[Case], minutes: float, options: list[str]) -> Iterator[Row]:
+def measured(chosen: list[Case | ScanCase], minutes: float, options: list[str]) -> Iterator[Row]:
     """Rows of workers, a new one behind every case that ended one, until the time is up."""
     until, first = time.monotonic() + 60 * minutes, 0
     while first < len(chosen):

@@ -74,7 +74,7 @@ public:
 
     void pause(int looks)
     {
-        if (looks > 1 << 24) {
+        if (looks > 1 << 20) {
             std::fprintf(stderr, "a word that never came\n");
             std::abort();
         }

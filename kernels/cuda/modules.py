@@ -18,7 +18,7 @@ from lpgpu.kernels.devices import arch_of, shared_limit
 
 TARGETS = {80: "sm_80", 86: "sm_80", 87: "sm_80", 89: "sm_80", 90: "sm_90a"}
 """Compute capability → the target whose cubin runs there: binaries run on later minor versions, sm_90a on 9.0 only."""
-SOURCES = ("implicit_gru/gru_march", "implicit_gru/gru_march_fp32")
+SOURCES = ("implicit_gru/gru_march", "implicit_gru/gru_march_fp32", "affine_scan/scan")
 """Every source, as package/name within `lpgpu.kernels`."""
 
 _NON_PORTABLE_CLUSTER_SIZE_ALLOWED = 14  # CU_FUNC_ATTRIBUTE_…, which CuPy has no name for

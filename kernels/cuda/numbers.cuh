@@ -87,6 +87,7 @@ LPGPU_FUNCTION T streamed(const T* address)
 #endif
 }
 
+LPGPU_FUNCTION double loaded(const double* address) { return *address; }
 LPGPU_FUNCTION float loaded(const float* address) { return *address; }
 LPGPU_FUNCTION float loaded(const Bf16* address) { return float_of(uint32_t(address->bits) << 16); }
 
@@ -114,6 +115,10 @@ struct Stored<float> {
     }
     LPGPU_FUNCTION Pair pair() const { return values; }
 };
+
+LPGPU_FUNCTION void store(double* address, double value) { *address = value; }
+LPGPU_FUNCTION void store(float* address, float value) { *address = value; }
+LPGPU_FUNCTION void store(Bf16* address, float value) { address->bits = uint16_t(packed_bf16({value, 0.0f})); }
 
 LPGPU_FUNCTION void store_pair(float* address, Pair pair) { *reinterpret_cast<Pair*>(address) = pair; }
 LPGPU_FUNCTION void store_pair(Bf16* address, Pair pair) { *reinterpret_cast<uint32_t*>(address) = packed_bf16(pair); }

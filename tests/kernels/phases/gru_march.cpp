@@ -1,14 +1,14 @@
 // The GRU's marches on the CPU: gru_march KIND OPERAND FILE [without-barriers] reads tensors from FILE and writes the
-// result behind them; gru_march layout prints sizeof(GruArguments).
+// result behind them; gru_march layout prints sizeof(GruArguments) and the shared
+// memory of the GPU's blocks with two tiles of four chunks: forward in a grid, adjoint in a cluster.
 //
 // FILE: int32 width, intervals, batch, steps, last_steps, groups, implicit, has_bias, has_terms, in_clusters; float dt;
 // then fp32
 // source [intervals, B, H], x or c [intervals, steps, B, 3H], a [.., H] (adjoint), w [3H, H], b [3H] (with a bias),
 // g, delta, anchors [intervals, steps, B, H] (with terms). The result: target [intervals, steps, B, H].
-#include <string>
-
 #include "../../../kernels/cuda/host_block.hpp"
 #include "../../../kernels/implicit_gru/gru_cells.cuh"
+#include "files.hpp"
 
 using namespace lpgpu;
 
@@ -18,13 +18,6 @@ struct Sizes {
     int width, intervals, batch, steps, last_steps, groups, implicit, has_bias, has_terms, in_clusters;
     float dt;
 };
-
-std::vector<float> read(std::FILE* file, size_t count)
-{
-    std::vector<float> values(count);
-    if (std::fread(values.data(), sizeof(float), count, file) != count) std::abort();
-    return values;
-}
 
 void convert(float from, float& to) { to = from; }
 void convert(float from, Bf16& to) { to.bits = bf16_bits(from); }
@@ -82,8 +75,7 @@ void run(const Sizes& n, std::FILE* file)
     });
     std::vector<float> result(marched);
     for (int64_t i = 0; i < marched; i++) result[i] = loaded(&target[i]);
-    std::fseek(file, 0, SEEK_END);
-    std::fwrite(result.data(), sizeof(float), result.size(), file);
+    append(file, result);
 }
 
 template <class Operand, class Storage, bool ACCURATE>
@@ -105,7 +97,13 @@ void run(bool adjoint, const Sizes& sizes, std::FILE* file)
 
 int main(int count, char** arguments)
 {
-    if (count == 2) return std::printf("%zu\n", sizeof(GruArguments<Bf16>)) < 0;
+    if (count == 2) {
+        using Sized = Shape<Bf16Operand, 8, 2, 16>;
+        using Forward = March<HostBlock<false>, Sized, GruForward<Bf16, false>>;
+        using Adjoint = March<HostBlock<true>, Sized, GruAdjoint<Bf16>>;
+        std::printf("%zu %d %d\n", sizeof(GruArguments<Bf16>), Forward::shared_bytes(2, 4), Adjoint::shared_bytes(2, 4));
+        return 0;
+    }
     if (count < 4) return 2;
     has_barriers = count == 4;
     const bool adjoint = std::string(arguments[1]) == "adjoint";

@@ -2,7 +2,6 @@
 
 import math
 import struct
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,20 +10,7 @@ from torch import Tensor
 
 from lpgpu.kernels.implicit_gru import Coefficients, reference
 from tests.assertions import relative_error
-
-FOLDER = Path(__file__).parent
-FLAGS = [
-    "-std=c++20",
-    "-O1",
-    "-g",
-    "-fno-strict-aliasing",
-    "-Wall",
-    "-Wextra",
-    "-Werror",
-    "-Wno-unknown-pragmas",
-    "-pthread",
-]
-SECONDS = 120
+from tests.kernels.phases.programs import run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,25 +43,10 @@ class Example:
         return {name: tensor.to(dtype).float() for name, tensor in made.items()}
 
 
-def built(name: str, folder: Path, *flags: str) -> Path:
-    """Compile a program of this folder."""
-    program = folder / name
-    command = ["g++", *FLAGS, *flags, "-o", str(program), str(FOLDER / f"{name}.cpp"), "-latomic"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
-    return program
-
-
 def ran(
-    program: Path, adjoint: bool, operand: str, example: Example, tensors: dict[str, Tensor], file: Path, *options: str
+    program: Path, adjoint: bool, operand: str, e: Example, tensors: dict[str, Tensor], file: Path, **options: bool
 ) -> Tensor:
-    """The march by a compiled program: [intervals, steps, batch, width].
-
-    Raises:
-        RuntimeError: with what the program said, where it failed.
-    """
-    e = example
+    """The march by a compiled program: [intervals, steps, batch, width]."""
     integers = (
         e.width,
         e.intervals,
@@ -89,13 +60,8 @@ def ran(
         e.in_clusters,
     )
     head = struct.pack("10if", *map(int, integers), e.dt)
-    values = b"".join(tensor.numpy().tobytes() for tensor in tensors.values())
-    file.write_bytes(head + values)
-    command = [str(program), "adjoint" if adjoint else "forward", operand, str(file), *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
-    if done.returncode:
-        raise RuntimeError(f"exit status {done.returncode}\n{done.stderr}")
-    result = torch.frombuffer(bytearray(file.read_bytes()[len(head) + len(values) :]), dtype=torch.float32)
+    words = ["adjoint" if adjoint else "forward", operand]
+    result = run(program, words, head, tensors.values(), file, **options)
     return result.reshape(e.intervals, e.steps, e.batch, e.width)
 
 
