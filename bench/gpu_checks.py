@@ -44,7 +44,7 @@ def gru_sweep(way: str, width: int, dtype: torch.dtype, terms: bool, formulation
     case = gru.Case(37, width, formulation, dtype=dtype, device=DEVICE, order="spread")
     chosen = tiles.tile(
         width, dtype, arch_of(torch.device(DEVICE)), precision=dot_precision(dtype), kind=way, num_rows=74,
-        corrected=terms, right_hand_side=terms,
+        arrays=3 * terms,
     )  # fmt: skip
     if way == "recomputed" and chosen.kind == "tiled":
         return

@@ -120,7 +120,7 @@ def once_differentiable(
     backward operator sees the inputs.
     """
     pulled_back = pull_back or backward
-    name = forward._qualname.partition("::")[2].lstrip("_")
+    name = forward._qualname.partition("::")[2]
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.constants = [None if isinstance(each, Tensor) else each for each in inputs]

@@ -19,15 +19,25 @@ _chosen: Precision | None = None
 
 
 def set_precision(precision: Precision) -> None:
-    """Choose for the whole process; the library's GEMMs follow by `torch.set_float32_matmul_precision`.
+    """Choose for the whole process; the library's products follow, which are those of cuDNN too.
+
+    PyTorch's GEMMs follow by `torch.set_float32_matmul_precision`, cuDNN's convolutions and recurrent networks by
+    `torch.backends.cudnn.allow_tf32`: they have nothing between TF32 ("tf32" and "bf16") and fp32.
 
     Raises:
         ValueError: for a name that is none of ieee, tf32x3, tf32, bf16.
+
+    >>> before = get_precision()
+    >>> set_precision("tf32")
+    >>> get_precision(), torch.backends.cudnn.allow_tf32
+    ('tf32', True)
+    >>> set_precision(before)
     """
     global _chosen
     if precision not in get_args(Precision):
         raise ValueError(f"precision is {precision!r}; expected one of {', '.join(get_args(Precision))}")
     torch.set_float32_matmul_precision(_TO_TORCH[precision])
+    _set_cudnn(allow_tf32=precision in ("tf32", "bf16"))
     _chosen = precision
 
 
@@ -40,6 +50,15 @@ def get_precision() -> Precision:
 def dot_precision(dtype: torch.dtype) -> Precision:
     """What a fused kernel's products of `dtype` tensors take: the knob for fp32; others go in as they are ("ieee")."""
     return get_precision() if dtype == torch.float32 else "ieee"
+
+
+def _set_cudnn(*, allow_tf32: bool) -> None:
+    """By the older setting, which both ways to ask can read; by the newer one where another setting overrides it."""
+    cudnn = torch.backends.cudnn
+    cudnn.allow_tf32 = allow_tf32
+    for operations in (getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None)):
+        if operations is not None and (operations.fp32_precision == "tf32") != allow_tf32:
+            operations.fp32_precision = "tf32" if allow_tf32 else "ieee"
 
 
 def _of_library() -> str:

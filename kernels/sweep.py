@@ -57,6 +57,11 @@ class Terms:
             self.products,
         )
 
+    @property
+    def arrays(self) -> int:
+        """How many arrays each step reads: g, δ and anchors, as far as there are such."""
+        return (self.g is not None) + (self.delta is not None) + (self.anchors is not None)
+
     def tensors(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
         """g, δ, anchors and products, in this order."""
         return self.g, self.delta, self.anchors, self.products

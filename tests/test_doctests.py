@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import lpgpu
+from lpgpu.kernels import registry
 
 HOME = Path(lpgpu.__file__).parent
 FOLDERS = [HOME, (HOME / "kernels").resolve()]
@@ -42,7 +43,7 @@ def test_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert not failed and tried
 
 
-ROOMS = ["lpgpu.train"]
+ROOMS = ["lpgpu.train", *(f"lpgpu.kernels.{name}" for name in (*registry.packages(), "affine_scan"))]
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -15,7 +15,6 @@ from torch import Tensor
 from lpgpu.kernels.conv_step import operators
 from lpgpu.kernels.conv_step.checks import check_march, check_saved, check_step
 from lpgpu.kernels.conv_step.layers import Filter, Saved, packed
-from lpgpu.kernels.conv_step.operators import conv_ode_step
 from lpgpu.kernels.conv_step.reference import empty_states
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 
@@ -153,3 +152,24 @@ def parameter_gradient(
     check_step(u_KBCYX, filters, activation, lam=lam_KBCYX)
     check_saved(saved, filters)
     return operators.parameter_gradient(lam_KBCYX, saved, u_KBCYX, filters, dt, activation)
+
+
+def conv_ode_step(u: Tensor, filters: list[Filter], dt: float, activation: str) -> Tensor:
+    """The step of every layer: [K, B, C, Y, X], of one or two convolutions. Differentiable once in states and filters.
+
+    Raises:
+        ValueError: for tensors whose shapes, dtypes or devices do not go together, an unknown activation, or more than
+            two convolutions.
+        RuntimeError: where a second derivative is taken.
+
+    >>> import torch
+    >>> u, w = torch.ones(1, 1, 1, 3, 3), torch.zeros(1, 1, 1, 3, 3, requires_grad=True)
+    >>> conv_ode_step(u, [Filter(w, None)], 0.5, "tanh").sum().backward()
+    >>> w.grad[0, 0, 0].tolist()
+    [[2.0, 3.0, 2.0], [3.0, 4.5, 3.0], [2.0, 3.0, 2.0]]
+    """
+    if not 1 <= len(filters) <= 2:
+        raise ValueError(f"{len(filters)} convolutions; expected one or two")
+    check_step(u, filters, activation)
+    one, two = filters[0], filters[1] if len(filters) > 1 else Filter(None, None)  # pyright: ignore[reportArgumentType]
+    return operators.conv_ode_step(u, *one, *two, dt, activation)

@@ -9,7 +9,11 @@ from torch import Tensor
 
 
 class Filter(NamedTuple):
-    """One convolution of every layer: weights [K, C, C, 3, 3] and biases [K, C] or None."""
+    """One convolution of every layer: weights [K, C, C, 3, 3] and biases [K, C] or None.
+
+    >>> Filter(torch.zeros(4, 2, 2, 3, 3), None).of_layers(slice(1, 3)).w.shape
+    torch.Size([2, 2, 2, 3, 3])
+    """
 
     w: Tensor
     b: Tensor | None
@@ -27,6 +31,10 @@ def packed(filters: list[Filter]) -> list[Filter]:
     """The same filters, on a GPU with the weights in the memory order [K, 3, 3, C in, C out], where they load fastest.
 
     A copy, to be made once for many steps; the shapes stay as they are.
+
+    >>> [same] = packed([Filter(torch.zeros(4, 2, 2, 3, 3), None)])
+    >>> same.w.shape
+    torch.Size([4, 2, 2, 3, 3])
     """
     if all(each.w.device.type == "cpu" for each in filters):
         return filters
@@ -39,6 +47,10 @@ class Saved:
 
     The fused kernels write one tensor [K, B, C, Y, X] for each convolution; the reference lists K tensors, and is
     spared a copy. As a sequence it is one over the layers: the length is K, a slice keeps what is of some of them.
+
+    >>> saved = Saved([torch.zeros(4, 1, 2, 5, 5)])
+    >>> len(saved), len(saved[1:3])
+    (4, 2)
     """
 
     by_convolution: Sequence[Tensor | list[Tensor]] = ()

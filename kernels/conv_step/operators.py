@@ -5,7 +5,6 @@ from torch import Tensor
 from torch.library import custom_op
 
 from lpgpu.kernels.conv_step import reference
-from lpgpu.kernels.conv_step.checks import check_step
 from lpgpu.kernels.conv_step.layers import Filter
 from lpgpu.kernels.operation import Operation, once_differentiable
 
@@ -17,30 +16,11 @@ vjp = Operation(reference.vjp)
 parameter_gradient = Operation(reference.parameter_gradient)
 
 
-def conv_ode_step(u: Tensor, filters: list[Filter], dt: float, activation: str) -> Tensor:
-    """The step of every layer: [K, B, C, Y, X], of one or two convolutions. Differentiable once in states and filters.
-
-    Raises:
-        ValueError: for tensors whose shapes, dtypes or devices do not go together, an unknown activation, or more than
-            two convolutions.
-
-    >>> u, w = torch.ones(1, 1, 1, 3, 3), torch.zeros(1, 1, 1, 3, 3, requires_grad=True)
-    >>> conv_ode_step(u, [Filter(w, None)], 0.5, "tanh").sum().backward()
-    >>> w.grad[0, 0, 0].tolist()
-    [[2.0, 3.0, 2.0], [3.0, 4.5, 3.0], [2.0, 3.0, 2.0]]
-    """
-    if not 1 <= len(filters) <= 2:
-        raise ValueError(f"{len(filters)} convolutions; expected one or two")
-    one, two = filters[0], filters[1] if len(filters) > 1 else Filter(None, None)  # pyright: ignore[reportArgumentType]
-    return _conv_ode_step(u, *one, *two, dt, activation)
-
-
 @custom_op("lpgpu::conv_ode_step", mutates_args=())
-def _conv_ode_step(
+def conv_ode_step(
     u: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor | None, b2: Tensor | None, dt: float, activation: str
 ) -> Tensor:
     filters, out = _filters(w1, b1, w2, b2), torch.empty_like(u)
-    check_step(u, filters, activation)
     advance(u, filters, dt, activation, out, False)
     return out
 
@@ -56,7 +36,7 @@ def _backward(
     return [du, *(d.contiguous() for pair in gradients for d in pair)]
 
 
-@_conv_ode_step.register_fake
+@conv_ode_step.register_fake
 def _(u, w1, b1, w2, b2, dt, activation) -> Tensor:
     return torch.empty_like(u)
 
@@ -81,4 +61,4 @@ def _in_order(inputs: list, gradients: list[Tensor]) -> tuple[Tensor | None, ...
     return du, dw1, None if b1 is None else db1, dw2, None if b2 is None else db2, None, None
 
 
-once_differentiable(_conv_ode_step, _backward, _in_order, pull_back=_pull_back)
+once_differentiable(conv_ode_step, _backward, _in_order, pull_back=_pull_back)

@@ -14,7 +14,11 @@ from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms, march
 
 
 def empty_states(points: int, like: Tensor) -> Tensor:
-    """Uninitialised states [points, B, C, Y, X] for a batch `like`; channels innermost, except on a CPU."""
+    """Uninitialised states [points, B, C, Y, X] for a batch `like`; channels innermost, except on a CPU.
+
+    >>> empty_states(5, torch.empty(2, 3, 8, 8)).shape
+    torch.Size([5, 2, 3, 8, 8])
+    """
     if like.device.type == "cpu":
         return like.new_empty(points, *like.shape)
     images, channels, height, width = like.shape

@@ -16,7 +16,6 @@ from lpgpu.kernels.activations import activation_named
 from lpgpu.kernels.checks import check_tensors
 from lpgpu.kernels.dense_step import operators, reference
 from lpgpu.kernels.dense_step.checks import check_march, check_step
-from lpgpu.kernels.dense_step.operators import dense_ode_step
 from lpgpu.kernels.dense_step.reference import empty_states
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 
@@ -174,3 +173,20 @@ def parameter_gradient(
     activation_named(activation)
     check_tensors(lam_KBH, saved=(saved_KBH, lam_KBH.shape), u=(u_KBH, lam_KBH.shape))
     return reference.parameter_gradient(lam_KBH, saved_KBH, u_KBH, dt, activation)
+
+
+def dense_ode_step(u: Tensor, w: Tensor, b: Tensor | None, dt: float, activation: str) -> Tensor:
+    """u + Δt g(W_k u + b_k) of every layer k: [K, B, H]. Differentiable once in `u`, `w` and `b`.
+
+    Raises:
+        ValueError: for tensors whose shapes, dtypes or devices do not go together, or an unknown activation.
+        RuntimeError: where a second derivative is taken.
+
+    >>> import torch
+    >>> u, w = torch.ones(1, 2, 3), torch.zeros(1, 3, 3, requires_grad=True)
+    >>> dense_ode_step(u, w, None, 0.5, "tanh").sum().backward()
+    >>> w.grad.flatten().tolist()
+    [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    """
+    check_step(u, w, b, activation)
+    return operators.dense_ode_step(u, w, b, dt, activation)

@@ -12,7 +12,12 @@ from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms, march
 
 
 def empty_states(points: int, like: Tensor) -> Tensor:
-    """Uninitialised states [points, B, H] for a batch `like` [B, H]; batch innermost on a CPU."""
+    """Uninitialised states [points, B, H] for a batch `like` [B, H]; batch innermost on a CPU.
+
+    >>> states = empty_states(5, torch.empty(4, 3))
+    >>> states.shape, states.stride()
+    (torch.Size([5, 4, 3]), (12, 1, 4))
+    """
     batch, width = like.shape
     if like.device.type == "cpu":
         return like.new_empty(points, width, batch).transpose(1, 2)

@@ -22,7 +22,6 @@ from torch import Tensor
 from lpgpu.kernels.checks import check_tensors
 from lpgpu.kernels.implicit_gru import operators
 from lpgpu.kernels.implicit_gru.checks import check_cell, check_coefficients, check_march, check_weights
-from lpgpu.kernels.implicit_gru.operators import gru_step
 from lpgpu.kernels.implicit_gru.reference import FORMULATIONS, Cell, Coefficients, Gates, coefficients
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 
@@ -201,7 +200,24 @@ def gate_gradients(lam_KBH: Tensor, at: Coefficients) -> tuple[Tensor, Tensor]:
     >>> at = linearise(torch.ones(1, 1, 1), torch.zeros(1, 1, 3), Cell(torch.zeros(3, 1), None, 1.0, "classic"))
     >>> by_x, by_q = gate_gradients(torch.ones(1, 1, 1), at)
     >>> by_x.flatten().tolist(), by_q.item()
-    ([0.0, -0.25, 0.5], 0.25)
+    ([0.0, 0.25, 0.5], 0.25)
     """
     check_coefficients(lam_KBH, at, len(lam_KBH))
     return operators.gate_gradients(lam_KBH, at)
+
+
+def gru_step(x: Tensor, h: Tensor, w: Tensor, b: Tensor | None, dt: float, formulation: str) -> Tensor:
+    """h⁺ of every step: `x` [K, B, 3H], `h` [K, B, H] → [K, B, H]. Differentiable once in `x`, `h`, `w` and `b`.
+
+    Raises:
+        ValueError: for tensors whose shapes, dtypes or devices do not go together, or an unknown formulation.
+        RuntimeError: where a second derivative is taken.
+
+    >>> import torch
+    >>> x, h = torch.zeros(1, 2, 9), torch.ones(1, 2, 3, requires_grad=True)
+    >>> gru_step(x, h, torch.zeros(9, 3), None, 1.0, "classic").sum().backward()
+    >>> h.grad.tolist()
+    [[[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]]
+    """
+    check_cell(h, x, Cell(w, b, dt, formulation), h=h)
+    return operators.gru_step(x, h, w, b, dt, formulation)

@@ -17,7 +17,8 @@ from lpgpu.kernels.precision import Precision
 from lpgpu.kernels.specialisation import TRITON_NAMES, specialised
 
 _BF16, _FP16, _FP32, _FP64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
-_RESIDENT: list[tuple[int, torch.dtype, Precision]] = [
+Case = tuple[int, torch.dtype, Precision]
+_RESIDENT: list[Case] = [
     (64, _BF16, "ieee"),
     (100, _BF16, "ieee"),
     (128, _BF16, "ieee"),
@@ -56,8 +57,7 @@ def _resident() -> Iterator[Configuration]:
         for kind, kernel in _KERNELS.items():
             for full in (False, True) if width == 100 else (False,):
                 tiles = {
-                    arch: tile(width, dtype, arch, precision=precision, kind=kind, corrected=full, right_hand_side=full)
-                    for arch in (80, 90)
+                    arch: tile(width, dtype, arch, precision=precision, kind=kind, arrays=3 * full) for arch in (80, 90)
                 }
                 archs = tuple(arch for arch, chosen in tiles.items() if chosen.kind == "resident")
                 if archs:
@@ -65,7 +65,7 @@ def _resident() -> Iterator[Configuration]:
                     name = f"{_name(width, dtype, precision)}{' all terms' if full else ''}"
                     shape = {"PADDED": chosen.columns, "ROWS": chosen.rows}
                     absent = () if full else _TERMS
-                    yield _specialised(kernel, name, width, dtype, precision, chosen, shape, absent, archs)
+                    yield _specialised(kernel, name, (width, dtype, precision), chosen, shape, absent, archs)
 
 
 def _tiled() -> Iterator[Configuration]:
@@ -85,31 +85,31 @@ def _tiled() -> Iterator[Configuration]:
                 cases += [
                     (triton_kernels.gru_step_tiled, f"{name}, all terms", _COEFFICIENTS),
                     (triton_kernels.gru_step_tiled, f"{name}, coefficients", (*_TERMS, "out")),
+                    (triton_kernels.gru_step_tiled, f"{name}, decay", (*_TERMS, "c_out", "c_n_out")),
                     (triton_adjoint.gru_adjoint_tiled, f"{name}, all terms", ()),
                 ]
             for kernel, case, absent in cases:
-                yield _specialised(kernel, case, width, dtype, precision, chosen, shape, absent, archs)
+                yield _specialised(kernel, case, (width, dtype, precision), chosen, shape, absent, archs)
 
 
 def _elementwise() -> Iterator[Configuration]:
     for kernel in (triton_adjoint.gru_gate_gradients, triton_adjoint.gru_diagonal):
         shape = {"PADDED": 256, "ROWS": 4}
         chosen = replace(tile(128, _BF16, 90, steps=1), num_warps=4)
-        yield _specialised(kernel, _name(128, _BF16, "ieee"), 128, _BF16, "ieee", chosen, shape, (), (80, 90))
+        yield _specialised(kernel, _name(128, _BF16, "ieee"), (128, _BF16, "ieee"), chosen, shape, (), (80, 90))
 
 
 def _specialised(
     kernel: Any,
     name: str,
-    width: int,
-    dtype: torch.dtype,
-    precision: Precision,
+    case: Case,
     chosen: Tile,
     shape: dict[str, int],
     absent: tuple[str, ...],
     archs: tuple[int, ...],
 ) -> Configuration:
     """With strides that are multiples of the width, as those of contiguous tensors are."""
+    width, dtype, precision = case
     constants: dict[str, Any] = {
         "WIDTH": width,
         "STAGES": chosen.num_stages,

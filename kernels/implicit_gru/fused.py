@@ -21,7 +21,7 @@ def tile_of(h: Tensor, kind: Kind, steps: int | None, num_rows: int, terms: Term
     """The tile of an operation on states like `h`."""
     return tiles.tile(
         h.shape[-1], h.dtype, arch_of(h.device), precision=dot_precision(h.dtype), kind=kind, steps=steps,
-        num_rows=num_rows, corrected=terms.delta is not None, right_hand_side=terms.g is not None,
+        num_rows=num_rows, arrays=terms.arrays,
     )  # fmt: skip
 
 

@@ -30,7 +30,12 @@ class _OfSteps:
 
 @dataclass(frozen=True)
 class Cell:
-    """What all steps share: W [3H, H] and b [3H] (None: no bias) of W h + b, the step Δt, implicit or classic."""
+    """What all steps share: W [3H, H] and b [3H] (None: no bias) of W h + b, the step Δt, implicit or classic.
+
+    >>> gru = torch.nn.GRUCell(5, 3)
+    >>> Cell(gru.weight_hh, gru.bias_hh, 1.0, "classic").w.shape
+    torch.Size([9, 3])
+    """
 
     w: Tensor
     b: Tensor | None
@@ -40,7 +45,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Gates(_OfSteps):
-    """What a step computed on its way: r and z [K, B, 2H], n and q [K, B, H]."""
+    """What a step computed on its way: r and z [K, B, 2H], n and q [K, B, H].
+
+    >>> gates = Gates(torch.zeros(5, 2, 6), torch.zeros(5, 2, 3), torch.zeros(5, 2, 3))
+    >>> len(gates), gates[1:3].n.shape
+    (5, torch.Size([2, 2, 3]))
+    """
 
     rz: Tensor
     n: Tensor
@@ -49,7 +59,12 @@ class Gates(_OfSteps):
 
 @dataclass(frozen=True)
 class Coefficients(_OfSteps):
-    """∂h⁺: by h past the gates, `a` [K, B, H]; by W h + b, `c` [K, B, 3H]; by n's pre-activation, `c_n` [K, B, H]."""
+    """∂h⁺: by h past the gates, `a` [K, B, H]; by W h + b, `c` [K, B, 3H]; by n's pre-activation, `c_n` [K, B, H].
+
+    >>> at = Coefficients(torch.ones(5, 2, 3), torch.zeros(5, 2, 9), torch.zeros(5, 2, 3))
+    >>> len(at), at[1:3].c.shape
+    (5, torch.Size([2, 2, 9]))
+    """
 
     a: Tensor
     c: Tensor
@@ -100,7 +115,12 @@ def _step_size(gates: Gates, cell: Cell) -> Tensor:
 
 
 def coefficients(h: Tensor, gates: Gates, cell: Cell) -> Coefficients:
-    """The adjoint's coefficients at h, from the gates of the step that started there."""
+    """The adjoint's coefficients at h, from the gates of the step that started there.
+
+    >>> h, out, cell = torch.ones(1, 1, 1), torch.empty(1, 1, 1), Cell(torch.zeros(3, 1), None, 1.0, "classic")
+    >>> coefficients(h, advance(h, torch.zeros(1, 1, 3), cell, out), cell).a.item()
+    0.5
+    """
     width = h.shape[-1]
     n, q = gates.n, gates.q
     r, z = gates.rz[..., :width], gates.rz[..., width:]

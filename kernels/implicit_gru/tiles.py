@@ -60,15 +60,14 @@ def tile(
     *,
     precision: Precision = "ieee",
     kind: Kind = "forward",
-    corrected: bool = False,
-    right_hand_side: bool = False,
+    arrays: int = 0,
     num_rows: int | None = None,
     steps: int | None = None,
 ) -> Tile:
     """The tile for H = `width` on compute capability `arch` (90: sm_90).
 
-    `precision` counts for fp32 only. `corrected` and `right_hand_side`: whether Δ-correction's two arrays and g are
-    read in each step. `num_rows` (None: many) is intervals times batch, `steps` (None: several) the sweep's length.
+    `precision` counts for fp32 only. `arrays`: how many each step reads besides its inputs (`Terms.arrays`). `num_rows`
+    (None: many) is intervals times batch, `steps` (None: several) the sweep's length.
     """
     padded = max(16, 1 << (width - 1).bit_length())
     arithmetic = _arithmetic(dtype, precision)
@@ -78,10 +77,9 @@ def tile(
     if padded > _WIDEST_UNSPILLED[arithmetic]:
         reason = f"{arithmetic} keeps W on chip up to H = {_WIDEST_UNSPILLED[arithmetic]}; H is {width}"
         return _tiled(arithmetic, narrow, arch, num_rows, reason)
-    extra = (2 if corrected else 0) + (1 if right_hand_side else 0)
     available, shared = shared_limit(arch), 0
     for stages in (1,) if arithmetic == "fp64" else (2, 1):
-        shared = shared_bytes(padded, dtype, precision=precision, kind=kind, stages=stages, extra_tiles=extra)
+        shared = shared_bytes(padded, dtype, precision=precision, kind=kind, stages=stages, extra_tiles=arrays)
         if shared <= available:
             reason = f"W and the tiles take {shared} of {available} bytes of shared memory"
             if dtype.itemsize == 2 and width % 2:

@@ -53,9 +53,9 @@ def test_few_rows_take_small_tiles() -> None:
 def test_more_terms_never_take_more_memory_than_there_is() -> None:
     for arch in (80, 86, 90):
         for width in (16, 64, 100, 128):
-            for corrected in (False, True):
+            for arrays in (1, 3):
                 for kind in ("forward", "adjoint", "recomputed"):
-                    chosen = tile(width, BF16, arch, kind=kind, corrected=corrected, right_hand_side=True)
+                    chosen = tile(width, BF16, arch, kind=kind, arrays=arrays)
                     assert chosen.shared_bytes <= shared_limit(arch)
 
 
@@ -79,8 +79,6 @@ def test_formula_covers_what_is_compiled(which: str) -> None:
             width = configuration.constexprs["WIDTH"]
             dtype, precision = (FP32, configuration.constexprs["PRECISION"]) if "fp32" in which else (BF16, "ieee")
             terms = "all terms" in which
-            shared = tile(
-                width, dtype, 90, precision=precision, kind=kinds[kernel], corrected=terms, right_hand_side=terms
-            ).shared_bytes
+            shared = tile(width, dtype, 90, precision=precision, kind=kinds[kernel], arrays=3 * terms).shared_bytes
             taken = resources(configuration, 90).shared
             assert taken <= shared <= taken + 8192, configuration.key

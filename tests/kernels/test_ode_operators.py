@@ -110,11 +110,16 @@ class TestFunction:
         for one, other in zip(came, expected, strict=True):
             assert_close_relative(one, other)
 
-    def test_says_that_it_is_once_differentiable(self, function: Function, leaves: Leaves) -> None:
+    @pytest.mark.parametrize("functional", [lambda y: y.square().sum(), lambda y: y.sum()], ids=["square", "sum"])
+    def test_says_that_it_is_once_differentiable(
+        self, function: Function, leaves: Leaves, functional: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Whatever the incoming gradient, a constant one too, and by whichever input."""
         given = leaves()
-        (first, *_) = torch.autograd.grad(function(*given).square().sum(), given, create_graph=True)
-        with pytest.raises(RuntimeError, match=r"_ode_step can be differentiated once only"):
-            first.sum().backward()
+        for i in range(len(given)):
+            (first,) = torch.autograd.grad(functional(function(*given)), given[i], create_graph=True)
+            with pytest.raises(RuntimeError, match=r"_ode_step can be differentiated once only"):
+                torch.autograd.grad(first.sum(), given, allow_unused=True)
 
     def test_refuses_an_unknown_activation(self, function: Function, leaves: Leaves) -> None:
         u, *parameters = leaves()
@@ -140,13 +145,13 @@ def test_operators_pass_opcheck() -> None:
     opcheck(dense_operators.sweep, u, w, b, *options, sweep, Terms(u.clone(), products=random(2, 5, 3)))
     saved = dense_step.linearise(u[:-1], w, b, "tanh")
     opcheck(dense_operators.adjoint_sweep, u, saved, w, *options, sweep, Terms())
-    torch.library.opcheck(dense_step.dense_ode_step, (*dense_leaves(), *options))
+    torch.library.opcheck(dense_operators.dense_ode_step, (*dense_leaves(), *options))
     images = random(LAYERS + 1, 2, 2, 4, 3)
     opcheck(conv_operators.sweep, images, filters, *options, sweep, Terms())
     saved = conv_step.linearise(images[:-1], filters, "tanh")
     opcheck(conv_operators.adjoint_sweep, images, saved, filters, *options, sweep, Terms())
-    torch.library.opcheck(conv_operators._conv_ode_step, (*conv_leaves(), *options))
-    torch.library.opcheck(conv_operators._conv_ode_step, (*conv_leaves()[:3], None, None, *options))
+    torch.library.opcheck(conv_operators.conv_ode_step, (*conv_leaves(), *options))
+    torch.library.opcheck(conv_operators.conv_ode_step, (*conv_leaves()[:3], None, None, *options))
 
 
 class TestRefusals:

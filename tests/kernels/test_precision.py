@@ -15,6 +15,8 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(precision, "_chosen", None)
     yield
     torch.set_float32_matmul_precision(before)
+    torch.backends.fp32_precision = "none"
+    torch.backends.cudnn.allow_tf32 = True  # PyTorch's default
 
 
 def test_fp32_products_are_fp32_to_rounding_by_default() -> None:
@@ -28,6 +30,26 @@ def test_the_library_follows(name: precision.Precision, of_torch: str) -> None:
     set_precision(name)
     assert get_precision() == name
     assert torch.get_float32_matmul_precision() == of_torch
+
+
+@pytest.mark.parametrize(("name", "allowed"), [("ieee", False), ("tf32x3", False), ("tf32", True), ("bf16", True)])
+def test_cudnn_follows(name: precision.Precision, allowed: bool) -> None:
+    """Its convolutions and recurrent networks, whatever was said before, in the older way or the newer."""
+    torch.backends.cudnn.allow_tf32 = not allowed
+    set_precision(name)
+    assert torch.backends.cudnn.allow_tf32 is allowed
+    for operations in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn):
+        assert (operations.fp32_precision == "tf32") is allowed
+        operations.fp32_precision = "ieee" if allowed else "tf32"
+    set_precision(name)
+    for operations in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn):
+        assert (operations.fp32_precision == "tf32") is allowed
+
+
+def test_cudnn_follows_where_a_newer_setting_is_for_everything() -> None:
+    torch.backends.fp32_precision = "tf32"
+    set_precision("ieee")
+    assert torch.backends.cudnn.conv.fp32_precision == torch.backends.cudnn.rnn.fp32_precision == "ieee"
 
 
 @pytest.mark.parametrize(("of_torch", "name"), [("highest", "tf32x3"), ("high", "tf32"), ("medium", "bf16")])

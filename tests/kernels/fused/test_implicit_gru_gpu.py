@@ -30,9 +30,7 @@ def test_sweep(width: int, dtype: torch.dtype, formulation: str, way: str, terms
     case = Case(batch=37, width=width, formulation=formulation, dtype=dtype, device="cuda", order="spread")
     arch = arch_of(torch.device("cuda", torch.cuda.current_device()))
     kind = "forward" if way == "forward" else "adjoint" if way == "adjoint" else "recomputed"
-    chosen = tiles.tile(
-        width, dtype, arch, precision=dot_precision(dtype), kind=kind, corrected=terms, right_hand_side=terms
-    )
+    chosen = tiles.tile(width, dtype, arch, precision=dot_precision(dtype), kind=kind, arrays=3 * terms)
     if way == "recomputed" and chosen.kind == "tiled":
         pytest.skip(chosen.reason)
     sweep = Sweep(10, 0, 4, 3) if way == "forward" else Sweep(8, 3, 4, 3, reverse=True)

@@ -83,7 +83,7 @@ def test_operators_do_what_their_schemas_say() -> None:
         Sweep(3, 0, 2, 1),
         ("test_schema", "test_faketensor"),
     )
-    torch.library.opcheck(operators._conv_ode_step, (*conv.leaves(case, 2), conv.DT, "tanh"), test_utils=tests)
+    torch.library.opcheck(operators.conv_ode_step, (*conv.leaves(case, 2), conv.DT, "tanh"), test_utils=tests)
     filters, terms = case.filters(3), Terms(case.states(4))
     opcheck(operators.sweep, case.states(4), filters, conv.DT, "tanh", sweep, terms, test_utils=tests)
     saved = case.saved(filters)

@@ -90,7 +90,7 @@ def test_function_is_differentiable(activation: str, bias: bool) -> None:
 def test_operators_pass_opcheck() -> None:
     """Under the interpreter too, by the fused kernels."""
     case, sweep = Case(batch=2, width=3), Sweep(3, 0, 2, 1)
-    torch.library.opcheck(dense_step.dense_ode_step, (*dense.leaves(case, 2), dense.DT, "tanh"))
+    torch.library.opcheck(operators.dense_ode_step, (*dense.leaves(case, 2), dense.DT, "tanh"))
     (w, b), terms = case.weights(3), Terms(case.states(4), products=case.states(2))
     opcheck(operators.sweep, case.states(4), w, b, dense.DT, "tanh", sweep, terms)
     opcheck(operators.adjoint_sweep, case.states(4), case.saved(3), w, dense.DT, "tanh", sweep, terms)

@@ -128,7 +128,7 @@ def test_a_second_derivative_is_refused() -> None:
 def test_operators_pass_opcheck() -> None:
     """Under the interpreter too, by the fused kernels."""
     case, sweep = Case(batch=2, width=3), Sweep(3, 0, 2, 1)
-    torch.library.opcheck(implicit_gru.gru_step, (*gru.leaves(case, 2), *case.options))
+    torch.library.opcheck(operators.gru_step, (*gru.leaves(case, 2), *case.options))
     x, at, cell = case.inputs(3), case.coefficients(3), case.cell()
     terms = Terms(case.states(4), products=case.states(2))
     opcheck(operators.sweep, case.states(4), x, cell, sweep, terms)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lpgpu.kernels.implicit_gru import Coefficients, reference
+from lpgpu.kernels.implicit_gru import Cell, Coefficients, reference
 from tests.assertions import relative_error
 from tests.kernels.phases.programs import run
 
@@ -76,7 +76,8 @@ def expected(adjoint: bool, example: Example, tensors: dict[str, Tensor]) -> Ten
             reference.vjp(u, at, t["w"], out)
         else:
             formulation = "implicit" if example.implicit else "classic"
-            reference.advance(u, t["x_or_c"][:, j], t["w"], t.get("b"), example.dt, formulation, out)
+            cell = Cell(t["w"], t.get("b"), example.dt, formulation)
+            reference.advance(u, t["x_or_c"][:, j], cell, out)
         if example.terms:
             out += t["delta"][:, j] * (u - t["anchors"][:, j]) + t["g"][:, j]
         states.append(out)
