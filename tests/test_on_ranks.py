@@ -30,7 +30,8 @@ def run_tests(name: str, ranks: int, *rooms: str) -> None:
 def test_on_so_many_ranks(name: str, ranks: int) -> None:
     if refusal := launcher.why_not(name):
         pytest.skip(refusal)
-    run_tests(name, ranks, "comm", "nn", *(["train"] if name == "mpiexec" or ranks == 2 else []))
+    rooms = ["comm", "nn"] + (["train"] if name == "mpiexec" or ranks == 2 else [])
+    run_tests(name, ranks, *rooms, *(["integration"] if name == "forked" else []))
 
 
 @pytest.mark.parametrize("name", launcher.those_that_start("torchrun"))

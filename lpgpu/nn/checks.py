@@ -60,7 +60,7 @@ def check_ordinary(name: str, x: Tensor, weight: Tensor | None) -> None:
 
     Raises:
         NotImplementedError: inside a transform of torch.func, such as vmap.
-        ValueError: for an `x` that is not dense, or an `x` or a network on the device "meta".
+        ValueError: for an `x` that is not dense, or an `x` or a network on the device "meta", or one that is sharded.
     """
     if torch._C._are_functorch_transforms_active():
         raise NotImplementedError(
@@ -70,6 +70,12 @@ def check_ordinary(name: str, x: Tensor, weight: Tensor | None) -> None:
     if x.layout != torch.strided or x.is_nested:
         kind = "nested" if x.is_nested else x.layout
         raise ValueError(f"{name} is {kind}; expected a dense tensor: .to_dense(), or if nested .to_padded_tensor(0)")
+    if weight is not None and type(weight).__name__ == "DTensor":  # torch.distributed.tensor is slow to import
+        raise ValueError(
+            "the parameters are sharded (DTensor) while the network is called. FSDP gathers them for the module that "
+            "it wraps: call fully_shard on the LayerParallel, GRU or Recurrent itself or on a module around it, not on "
+            "its .layers. Tensor parallelism is not supported"
+        )
     if weight is not None and weight.is_meta:
         raise ValueError(
             "the network is on meta, where tensors have no values; give it some with .to_empty(device=...) and "
