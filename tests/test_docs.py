@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lpgpu.cli.app import _parser
-from tests import mpi_launcher
+from tests import launcher
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(path.relative_to(ROOT) for path in [ROOT / "README.md", *ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -36,12 +36,34 @@ def test_python_of_a_page_runs(page: str, capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out.strip()
 
 
-@pytest.mark.skipif(bool(mpi_launcher.why_not()), reason=mpi_launcher.why_not() or "can be run")
-@pytest.mark.parametrize("page", [page for page in WITH_PYTHON if any(map(is_for_ranks, blocks(page)))])
-def test_python_of_a_page_runs_on_ranks(page: str, tmp_path: Path) -> None:
-    (tmp_path / "page.py").write_text("\n".join(blocks(page)), encoding="utf-8")
-    done = mpi_launcher.run(4 if "ProcessGrid" in "".join(blocks(page)) else 2, tmp_path / "page.py", timeout=120)
+FOR_RANKS = [page for page in WITH_PYTHON if any(map(is_for_ranks, blocks(page)))]
+
+
+def assert_runs_on_ranks(program: str, name: str, folder: Path) -> None:
+    """Fails unless the program runs on four ranks, or on two where it makes no grid of them, and prints something."""
+    (folder / "page.py").write_text(program, encoding="utf-8")
+    done = launcher.run(name, 4 if "ProcessGrid" in program else 2, folder / "page.py", timeout=120)
     assert done.status == 0 and done.of_ranks[0].strip(), done.everything
+
+
+@pytest.mark.parametrize("name", launcher.those_that_start("mpiexec"))
+@pytest.mark.parametrize("page", FOR_RANKS)
+def test_python_of_a_page_runs_on_ranks(page: str, name: str, tmp_path: Path) -> None:
+    assert_runs_on_ranks("\n".join(blocks(page)), name, tmp_path)
+
+
+@pytest.mark.parametrize("name", launcher.those_that_start("forked"))
+def test_two_lines_make_it_a_job_of_torchrun(name: str, tmp_path: Path) -> None:
+    """Those that docs/running-on-many-gpus.md names."""
+    page = "docs/running-on-many-gpus.md"
+    lines = re.findall(r"^    (.+)$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
+    imports, world = (
+        next(line for line in lines if word in line) for word in ("import torch.dist", "ProcessGrid(dist")
+    )
+    program = "\n".join(blocks(page)).replace("from mpi4py import MPI", imports)
+    program = re.sub(r"^grid = ProcessGrid\(MPI.*$", world, program, flags=re.MULTILINE)
+    assert "MPI" not in program
+    assert_runs_on_ranks(program, name, tmp_path)
 
 
 @pytest.mark.parametrize("page", [str(page) for page in [*PAGES, *EXPERIMENTS]])

@@ -33,10 +33,11 @@ class GRU(SolvedSequence, nn.GRU):
     Args:
         formulation: "implicit" or "classic"; the classic cell diverges on coarse grids.
         dt: Δt > 0, the time between two elements of the sequence.
-        comm: None, or an mpi4py communicator whose ranks share the sequence: `input` and `output` are this rank's piece
-            of it, rank 0's first; pieces may differ in length. All ranks hold the weights and get the same, full
-            gradient. Every rank makes the same calls, backward too, and passes the same `hx` and `lengths`. A loss of
-            `h_n`, which is the same on all, counts once; a loss of `output` is each rank's own, and they add up.
+        comm: None, an mpi4py communicator or a process group of torch.distributed, whose ranks share the sequence:
+            `input` and `output` are this rank's piece of it, rank 0's first; pieces may differ in length. All ranks
+            hold the weights and get the same, full gradient. Every rank makes the same calls, backward too, and passes
+            the same `hx` and `lengths`. A loss of `h_n`, which is the same on all, counts once; a loss of `output` is
+            each rank's own, and they add up.
         solver: MGRIT(...), Parareal(...) or Serial(); may be assigned between calls. Δ-correction is on by default. All
             states are the output and are kept; `store="c_points"` saves their gates.
 

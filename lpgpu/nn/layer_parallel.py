@@ -40,9 +40,9 @@ class LayerParallel(Solved, nn.Module):
     "Layer-parallel training of deep residual neural networks", SIAM J. Math. Data Sci. 2 (2020).
 
     Args:
-        comm: None, or an mpi4py communicator whose ranks share the layers: rank 0 has the first ones. Every rank makes
-            the same calls: it passes the same x, gets the same y, computes the same loss and calls backward; that loss
-            counts once.
+        comm: None, an mpi4py communicator or a process group of torch.distributed, whose ranks share the layers: rank 0
+            has the first ones. Every rank makes the same calls: it passes the same x, gets the same y, computes the
+            same loss and calls backward; that loss counts once.
         block: a callable without arguments that builds one layer's nn.Module. A layer must be a pure function of its
             state and arguments that keeps the state's shape, dtype and device, and that `torch.vmap` can batch.
         local_num_steps: the layers of this rank, at least 1; they may differ between ranks.

@@ -26,7 +26,7 @@ class LSTM(SolvedSequence, nn.LSTM):
     kernels.
 
     Args:
-        comm: None, or an mpi4py communicator whose ranks share the sequence, as for `lpgpu.GRU`.
+        comm: None, or a communicator whose ranks share the sequence, as for `lpgpu.GRU`.
         solver: MGRIT(...), Parareal(...) or Serial(); may be assigned between calls.
 
     Attributes:

@@ -34,7 +34,7 @@ class Recurrent(SolvedSequence):
             bidirectional torch.nn.GRU. None: one direction.
         batch_first: input and output are [B, T, ...] instead of [T, B, ...].
         dropout: of the output of every layer but the last, in training.
-        comm: None, or an mpi4py communicator whose ranks share the sequence, as for `lpgpu.GRU`.
+        comm: None, or a communicator whose ranks share the sequence, as for `lpgpu.GRU`.
         solver: MGRIT(...), Parareal(...) or Serial(); may be assigned between calls.
 
     Attributes:
