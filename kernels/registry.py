@@ -14,7 +14,7 @@ def packages() -> tuple[str, ...]:
     """The names of the operations, such as "dense_step".
 
     >>> packages()
-    ('conv_step', 'dense_step', 'fas', 'implicit_gru')
+    ('affine_scan', 'conv_step', 'dense_step', 'fas', 'implicit_gru')
     """
     found = (module.name for module in pkgutil.iter_modules(import_module("lpgpu.kernels").__path__) if module.ispkg)
     return tuple(name for name in found if find_spec(f"lpgpu.kernels.{name}.operators"))

@@ -10,7 +10,7 @@ is evaluated: the depth of a cycle does not depend on N. One cycle with F-relaxa
 import torch
 from torch import Tensor
 
-from lpgpu.kernels.affine_scan import affine_scan
+from lpgpu.kernels.affine_scan.operators import affine_scan
 from lpgpu.kernels.sweep import Sweep, Terms
 from lpgpu.mgrit.delta import Delta
 from lpgpu.mgrit.hierarchy import Grid, Window
@@ -49,7 +49,7 @@ class Linear(Propagator):
         if terms.g is None or terms.delta is None or terms.anchors is None:
             raise ValueError("a linear coarse operator is posed by a restriction, which has not been")
         rhs = terms.g[:-1] if window.grid.reverse else terms.g[1:]
-        affine_scan(u[None], rhs[None], terms.anchors[None], terms.delta[None], reverse=window.grid.reverse)
+        affine_scan(u[None], rhs[None], terms.anchors[None], terms.delta[None], window.grid.reverse)
 
 
 def identity_delta(like: Tensor) -> Delta:

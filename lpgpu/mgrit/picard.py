@@ -17,7 +17,7 @@ Jacobi and Newton iterations as linear dynamical systems) have the iteration for
 import torch
 from torch import Tensor
 
-from lpgpu.kernels.affine_scan import affine_scan
+from lpgpu.kernels.affine_scan.operators import affine_scan
 from lpgpu.mgrit.hierarchy import Grid
 from lpgpu.mgrit.propagator import Propagator
 
@@ -86,7 +86,7 @@ class _Interval:
         anchors = u.unsqueeze(1).expand(-1, self.span, *u.shape[1:])
         for iteration in range(order):
             phi, decay = self._evaluate(anchors)
-            affine_scan(v, phi, anchors, decay, reverse=self.reverse)
+            affine_scan(v, phi, anchors, decay, self.reverse)
             if iteration + 1 < order:
                 anchors = (v[:, 1:] if self.reverse else v[:, :-1]).clone()
         return v[:, end]

@@ -119,6 +119,11 @@ def check_steps(case: Case, layers: int) -> None:
     out.fill_(torch.nan)
     implicit_gru.advance(h, x, cell, out)
     assert_near(out, expected, "advance alone")
+    decay = like(h, torch.full_like(h, torch.nan))
+    with Launched() as launched:
+        implicit_gru.advance(h, x, cell, out, decay=decay)
+    assert launched.names == {"gru_step_tiled": 1}
+    assert_near(decay, at64.a, "decay on the way")
 
     with Launched() as launched:
         at = implicit_gru.linearise(h, x, cell)

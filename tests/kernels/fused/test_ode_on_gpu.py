@@ -1,4 +1,4 @@
-"""The fused ODE steps and FAS arithmetic on a GPU: what the interpreter's tests compare, in every dtype."""
+"""The fused ODE steps, FAS arithmetic and affine scan on a GPU: as the interpreter's tests, in every dtype."""
 
 import itertools
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lpgpu.kernels.sweep import Sweep
-from tests.kernels.fused import conv, dense, fas
+from tests.kernels.fused import affine_scan, conv, dense, fas
 from tests.kernels.fused.inputs import ACTIVATIONS, some
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -72,3 +72,11 @@ def test_conv_activations(activation: str, dtype: torch.dtype) -> None:
 )
 def test_fas(orders: tuple[str, str, str], dtype: torch.dtype) -> None:
     fas.check(fas.Case((17, 50, 8, 784), orders, dtype, "cuda"), 16)
+
+
+@in_every_dtype
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("with_decay", [False, True])
+def test_affine_scan(dtype: torch.dtype, with_decay: bool, reverse: bool) -> None:
+    shape, orders = (3, 64, 16, 100), ("contiguous", "one anchor")
+    affine_scan.check(affine_scan.Case(shape, orders, with_decay, reverse, dtype=dtype, device="cuda"))
