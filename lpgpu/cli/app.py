@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 import lpgpu
-from lpgpu.cli import benching, comparing, info, plotting, training
+from lpgpu.cli import benching, comparing, info, plotting, trained, training
 from lpgpu.cli.parser import Parser, await_turn
 from lpgpu.cli.streams import mend_streams
 from lpgpu.comm.launcher import end_the_job, launched_rank
@@ -46,7 +46,7 @@ def _parser() -> Parser:
     parser = Parser(prog="lpgpu", description="Train deep networks layer-parallel, with multigrid.")
     parser.add_argument("--version", action="version", version=f"lpgpu {lpgpu.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (training, comparing, benching, info, plotting):
+    for command in (training, comparing, plotting, trained, benching, info):
         command.add_command(commands)
     return parser
 

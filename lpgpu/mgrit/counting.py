@@ -55,6 +55,7 @@ def count_work(solver: Solver, num_steps: int, *, sources: bool = False, **flags
 
     `sources`: whether the loss sees the states between, as that of a recurrent network's output does.
 
+    >>> from lpgpu import MGRIT
     >>> count_work(MGRIT(levels=1), 64)
     Counts(forward_depth=64, adjoint_depth=64, evaluations=128)
     """

@@ -6,6 +6,7 @@ summary = train(run)
 
 Rooms, each of which imports only from those below it:
 
+after     a trained run verified, exported
 loop      from the first batch to the last epoch: Trainer, objective, measures, levels, progress; comparisons
 reports   what people read and look at: summaries, plots, tables
 methods   nested iteration, iteration control, MG/OPT, and the optimizers
@@ -14,6 +15,8 @@ recipes   the recipes, one file each
 setup     what recipes are made of: options, kinds of networks, ranks, schedulers, errors
 """
 
+from lpgpu.train.after.export import export_run, plain_network
+from lpgpu.train.after.verification import verify_run
 from lpgpu.train.loop.compare import Comparison, variants_of
 from lpgpu.train.loop.training import train
 from lpgpu.train.methods.control import Adaptive, BiasBudget, Fixed, Moment
@@ -22,7 +25,8 @@ from lpgpu.train.methods.nested import prolong_
 from lpgpu.train.methods.solvers import Probe, gradient_probe
 from lpgpu.train.methods.transfer import Transfer
 from lpgpu.train.recipes import RECIPES, find_recipe
-from lpgpu.train.reports.plots import draw_plots, draw_runs
+from lpgpu.train.reports.plots import draw_plots
+from lpgpu.train.reports.several import draw_runs
 from lpgpu.train.reports.summary import format_summary
 from lpgpu.train.runs.run import Run
 from lpgpu.train.setup.errors import InputError, TrainingDivergedError, TrainingInterrupted
@@ -52,11 +56,14 @@ __all__ = [
     "Transfer",
     "draw_plots",
     "draw_runs",
+    "export_run",
     "find_recipe",
     "format_summary",
     "gradient_probe",
     "option",
+    "plain_network",
     "prolong_",
     "train",
     "variants_of",
+    "verify_run",
 ]

@@ -97,9 +97,11 @@ def test_plot_of_several_runs_is_one_new_file(tmp_path: Path, capsys: pytest.Cap
         assert main(["train", "digits", *TINY, "--solver", solver, "--run-dir", name]) == 0
     capsys.readouterr()
     assert main(["plot", "a", "b"]) == 0
-    assert capsys.readouterr().out == "runs.png\n" and Path("runs.png").read_bytes().startswith(b"\x89PNG")
+    assert capsys.readouterr().out == "runs.html\n" and Path("runs.html").read_bytes().startswith(b"<!doctype html>")
     assert main(["plot", "a", "b"]) == 2
-    assert "runs.png exists, and was not touched" in capsys.readouterr().err
+    assert "runs.html exists, and was not touched" in capsys.readouterr().err
+    assert main(["plot", "a", "--output", "a.png"]) == 0
+    assert capsys.readouterr().out == "a.png\n" and Path("a.png").read_bytes().startswith(b"\x89PNG")
     assert main(["plot", "a", "nowhere", "--output", "c.png"]) == 2
     assert not Path("c.png").exists()
 

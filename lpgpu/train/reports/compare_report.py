@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-from lpgpu.train.reports.plots import new_figure
+from lpgpu.train.reports.figures import legend_beside, new_figure, save
 from lpgpu.train.runs.metrics import Record, epoch_records, total_seconds
 
 INFERENCES = ("serial", "parallel")
@@ -75,13 +75,11 @@ def draw_comparison(outcomes: Sequence[Outcome], path: Path) -> None:
             inside = "none" if inference == "parallel" else colour
             final.scatter([place + 0.2 * offset - 0.1] * len(reached), reached, edgecolors=colour, facecolors=inside)
     curves.set(xlabel="epoch", ylabel="test accuracy, with the training solver")
-    curves.legend()
+    legend_beside(curves)
     final.set(xticks=range(len(variants)), ylabel="test accuracy at the end")
     final.set_xticklabels(variants)
     final.set_title("full: serial inference, hollow: parallel", fontsize="medium")
-    for axis in (curves, final):
-        axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def _percent(accuracy: float | None) -> str:

@@ -1,18 +1,23 @@
 """Plots of a run, finished or not, from its metrics alone."""
 
 import math
-from itertools import accumulate
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lpgpu.train.runs.metrics import Record, epoch_records, read_records, total_seconds
+from lpgpu.train.reports.figures import legend_beside, logarithmic, new_figure, save, shades, title_of
+from lpgpu.train.runs.metrics import Record, read_records
 from lpgpu.train.setup.errors import InputError
+from lpgpu.train.setup.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 METRICS = "metrics.jsonl"
 PARTS = ("disk", "data", "encoder", "forward", "backward", "communication", "optimizer", "evaluation")
+SOLVES = ("forward", "adjoint")
 
 
 def draw_plots(folder: Path) -> list[Path]:
@@ -26,72 +31,72 @@ def draw_plots(folder: Path) -> list[Path]:
     >>> [path.name for path in draw_plots(Path("peaks"))]
     ['curves.png', 'residuals.png', 'timing.png']
 
-    Raises `InputError` when it is not the folder of a run, or one without a finished epoch.
+    Raises `InputError` when it is not the folder of a run, one without a finished epoch, or one that cannot be written.
     """
+    records, title = records_of(folder), title_of(folder)
+    return [save(draw(records, title), folder / f"{name}.png") for name, draw in FIGURES.items()]
+
+
+def records_of(folder: Path) -> list[Record]:
+    """The records of a run, of which an epoch is finished. Raises `InputError` where it is no such run."""
     records = read_records(folder / METRICS)
-    epochs = epoch_records(records)
-    if not epochs:
+    if not epochs_of(records):
         raise InputError(f"{folder / METRICS} holds no finished epoch: there is nothing to plot yet")
-    drawn = []
-    for name, draw, panels in (("curves", _curves, 2), ("residuals", _residuals, 2), ("timing", _timing, 1)):
-        figure, axes = new_figure(panels)
-        draw(axes, records)
-        drawn.append(folder / f"{name}.png")
-        figure.savefig(drawn[-1], dpi=120)
-    return drawn
+    return records
 
 
-def new_figure(panels: int):
-    """A figure with panels side by side. Without pyplot: no window system is asked for, no global state is left."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second to import: only who plots pays
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5 * panels, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, panels, squeeze=False)[0]
-    for axis in axes:
-        axis.xaxis.get_major_locator().set_params(integer=True)  # epochs, cycles
-    return figure, axes
+def epochs_of(records: Sequence[Record]) -> list[Record]:
+    """The records of epochs, those of coarser networks, which were trained first, too."""
+    return [record for record in records if record["kind"] in ("nested", "epoch")]
 
 
-def _curves(axes: list["Axes"], records: list[Record]) -> None:
-    epochs = epoch_records(records)
-    numbers = [record["epoch"] for record in epochs]
+def curves(records: Sequence[Record], title: str) -> "Figure":
+    """Loss and accuracy by epoch, over all levels of nested iteration."""
+    figure, axes = new_figure(2, title=title)
+    epochs = epochs_of(records)
     for axis, quantity in zip(axes, ("loss", "accuracy"), strict=True):
-        for part in ("train", "test"):
-            axis.plot(numbers, [record[f"{part}_{quantity}"] for record in epochs], label=part, marker=".")
+        names = [f"{part}_{quantity}" for part in ("train", "test")]
+        for name in names:
+            values = [record[name] for record in epochs]
+            axis.plot(range(1, len(epochs) + 1), values, label=name.partition("_")[0], marker=".")
         axis.set(xlabel="epoch", ylabel=quantity)
-        axis.legend()
-        axis.grid(alpha=0.3)
-    axes[0].set_yscale("log")
+        if quantity == "loss":
+            logarithmic(axis, [record[name] for record in epochs for name in names])
+        _mark_levels(axis, epochs)
+    legend_beside(axes[-1])
+    return figure
 
 
-def _residuals(axes: list["Axes"], records: list[Record]) -> None:
-    """Residual before each cycle, one line per epoch from pale to dark; dashed, the longer solve after the last one."""
-    from matplotlib.ticker import MaxNLocator
-
-    for axis, solve in zip(axes, ("forward", "adjoint"), strict=True):
-        for record in records:
-            norms = [math.nan if norm is None else norm for norm in record[f"{solve}_residuals"]]
-            if record["kind"] == "epoch":
-                shade = 0.2 + 0.8 * record["epoch"] / len(records)
-                axis.plot(norms, color="tab:blue", alpha=min(shade, 1.0), marker=".")
-            else:
-                axis.plot(norms, "k--", marker="o", label="one cycle more, after training")
-                axis.legend()
-        axis.set(title=f"{solve} solve", xlabel="cycles done", ylabel="residual at the C-points", yscale="log")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.grid(alpha=0.3)
+def residuals(records: Sequence[Record], title: str) -> "Figure":
+    """Residuals before each cycle, a line for each epoch, and a row of panels for each level that has any."""
+    levels = [
+        level for level in _levels(records) if any(_history(r, s) for r in _of_level(records, level) for s in SOLVES)
+    ]
+    figure, axes = new_figure(2, max(1, len(levels)), title)
+    for row, level in enumerate(levels or [0]):
+        for axis, solve in zip(axes[2 * row : 2 * row + 2], SOLVES, strict=True):
+            _residuals_of_level(axis, _of_level(records, level), solve)
+            where = f", coarser network of level {level}" if level else ""
+            axis.set(title=f"{solve} solve{where}", xlabel="cycles done", ylabel="residual at the C-points")
+            axis.title.set_fontsize("medium")
+        legend_beside(axes[2 * row + 1])
+    return figure
 
 
-def _timing(axes: list["Axes"], records: list[Record]) -> None:
+def timing(records: Sequence[Record], title: str) -> "Figure":
     """Seconds of each epoch, part upon part."""
-    epochs = epoch_records(records)
-    _stacked(axes[0], [str(record["epoch"]) for record in epochs], [record["seconds"] for record in epochs])
-    axes[0].set(xlabel="epoch", ylabel="seconds")
+    figure, (axis,) = new_figure(1, title=title)
+    epochs = epochs_of(records)
+    stacked_bars(axis, [str(i + 1) for i in range(len(epochs))], [record["seconds"] for record in epochs])
+    axis.set(xlabel="epoch", ylabel="seconds")
+    _mark_levels(axis, epochs, first=-0.5)
+    return figure
 
 
-def _stacked(axis: "Axes", names: list[str], seconds: list[dict[str, float]]) -> None:
+FIGURES = {"curves": curves, "residuals": residuals, "timing": timing}
+
+
+def stacked_bars(axis: "Axes", names: list[str], seconds: list[dict[str, float]]) -> None:
     """A bar for each of `names`, its parts in the order in which a training step takes them."""
     others = dict.fromkeys(part for each in seconds for part in each if part not in PARTS)
     bottom = [0.0] * len(names)
@@ -100,45 +105,60 @@ def _stacked(axis: "Axes", names: list[str], seconds: list[dict[str, float]]) ->
         if any(heights):
             axis.bar(range(len(names)), heights, bottom=bottom, label=part, width=0.8)
             bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
-    shown = range(0, len(names), max(1, len(names) // 10))
+    shown = range(0, len(names), max(1, math.ceil(len(names) / 10)))
     axis.set_xticks(list(shown), [names[i] for i in shown])
-    axis.legend(fontsize="small")
+    legend_beside(axis)
 
 
-def draw_runs(folders: list[Path], path: Path) -> Path:
-    """Draw several runs side by side into a new file `path`: accuracy by epoch and by work, residuals, timings.
+def _residuals_of_level(axis: "Axes", records: Sequence[Record], solve: str) -> None:
+    """Epochs from dark to bright; dashed, the longer solve after the last one. An exact 0 lies below all others."""
+    epochs = [record for record in epochs_of(records) if _history(record, solve)]
+    norms = [norm for record in records for norm in _history(record, solve) if norm is not None]
+    floor = min(filter(None, norms), default=1.0) / 10
+    for record, colour in zip(epochs, shades(len(epochs)), strict=True):
+        named = record["epoch"] in (epochs[0]["epoch"], epochs[-1]["epoch"])
+        label = f"epoch {record['epoch']}" if named else None
+        _history_line(axis, _history(record, solve), floor, color=colour, label=label)
+    for record in records:
+        if record["kind"] == "summary" and _history(record, solve):
+            _history_line(
+                axis, _history(record, solve), floor, color="black", ls="--", label="after training, one\ncycle more"
+            )
+    logarithmic(axis, [norm or floor for norm in norms])
 
-    >>> draw_runs([Path("peaks")], Path("runs.png")).name  # of the run above
-    'runs.png'
 
-    Raises `InputError` when one is not the folder of a run with a finished epoch, or `path` exists.
-    """
-    if path.exists():
-        raise InputError(f"{path} exists, and was not touched; choose another --output")
-    runs = {}
-    for folder in folders:
-        records = read_records(folder / METRICS)
-        if not epoch_records(records):
-            raise InputError(f"{folder / METRICS} holds no finished epoch: there is nothing to plot yet")
-        runs[folder.name if folder.name not in runs else str(folder)] = records
-    figure, (by_epoch, by_work, residuals, timing) = new_figure(4)
-    for name, records in runs.items():
-        epochs = epoch_records(records)
-        accuracy = [record["test_accuracy"] for record in epochs]
-        numbers = [record["epoch"] for record in epochs]
-        before = sum(record.get("work_units", 0.0) for record in records if record["kind"] == "nested")
-        work = list(accumulate((record.get("work_units", 0.0) for record in epochs), initial=before))[1:]
-        by_epoch.plot(numbers, accuracy, marker=".", label=name)
-        by_work.plot(work, accuracy, marker=".", label=name)
-        last = [(record["forward_residuals"] or [None])[-1] for record in epochs]
-        residuals.plot(numbers, [math.nan if norm is None else norm for norm in last], marker=".", label=name)
-    _stacked(timing, list(runs), [total_seconds(records) for records in runs.values()])
-    by_epoch.set(xlabel="epoch", ylabel="test accuracy")
-    by_work.set(xlabel="work: gradients of the whole network", ylabel="test accuracy")
-    residuals.set(xlabel="epoch", ylabel="forward residual before the last cycle", yscale="log")
-    timing.set(ylabel="seconds, all epochs")
-    by_epoch.legend(fontsize="small")
-    for axis in (by_epoch, by_work, residuals):
-        axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
-    return path
+def _history_line(axis: "Axes", norms: Sequence[float | None], floor: float, **style: object) -> None:
+    """A residual history; where it is exactly 0, an open triangle at the `floor`."""
+    axis.plot([math.nan if norm is None else norm or floor for norm in norms], marker=".", **style)  # pyright: ignore
+    zeros = [cycle for cycle, norm in enumerate(norms) if norm == 0]
+    if zeros:
+        known = axis.get_legend_handles_labels()[1]
+        label = "0, exactly" if "0, exactly" not in known else None
+        axis.plot(zeros, [floor] * len(zeros), "v", color="black", fillstyle="none", label=label)
+
+
+def _history(record: Record, solve: str) -> list[float | None]:
+    return record.get(f"{solve}_residuals", [])
+
+
+def _level(record: Record) -> int:
+    return record.get("level", 0)
+
+
+def _levels(records: Sequence[Record]) -> list[int]:
+    """Coarsest first, as they were trained."""
+    return list(dict.fromkeys(_level(record) for record in epochs_of(records)))
+
+
+def _of_level(records: Sequence[Record], level: int) -> list[Record]:
+    return [record for record in records if _level(record) == level]
+
+
+def _mark_levels(axis: "Axes", epochs: Sequence[Record], first: float = 0.5) -> None:
+    """A line between the epochs of two levels, and what lies left of it."""
+    for number, (before, after) in enumerate(pairwise(epochs), start=1):
+        if _level(before) != _level(after):
+            axis.axvline(first + number, color="grey", ls=":", lw=1)
+            text, place = f"{counted(_level(before), 'level')} coarser", (first + number, 0.98)
+            style = {"ha": "right", "va": "top", "rotation": 90, "fontsize": "x-small", "color": "grey"}
+            axis.annotate(text, place, xycoords=("data", "axes fraction"), **style)

@@ -90,6 +90,8 @@ def read_records(path: Path) -> list[Record]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; expected the folder of a run, as `lpgpu train` writes it") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}; expected the folder of a run") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is damaged: {error}") from error
     records = []

@@ -1,0 +1,22 @@
+"""The network of a run, as its checkpoint has it."""
+
+from pathlib import Path
+
+from lpgpu.train.loop.trainer import Trainer
+from lpgpu.train.runs.checkpoint import checkpoint_level, load_checkpoint
+from lpgpu.train.runs.run import Run
+from lpgpu.train.setup.errors import InputError
+
+
+def trained(folder: Path, device: str | None = None) -> tuple[Run, Trainer]:
+    """The run in `folder` and a trainer in the state of its checkpoint, on `device` or that of the run.
+
+    Raises `InputError` where there is no such run or no checkpoint, or a coarser network is still being trained.
+    """
+    run = Run.resume(folder, {} if device is None else {"device": device})
+    if level := checkpoint_level(run.checkpoint):
+        raise InputError(f"{folder} still trains the coarser network of level {level}; continue it with --resume")
+    trainer = Trainer(run.recipe, run.options)
+    load_checkpoint(run.checkpoint, trainer)
+    trainer.network.eval()
+    return run, trainer

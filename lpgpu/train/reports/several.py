@@ -1,0 +1,121 @@
+"""Several runs in one file: a picture, or a page of HTML that needs no other file."""
+
+import base64
+import html
+import io
+import math
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lpgpu.train.reports.figures import logarithmic, new_figure, save, title_of
+from lpgpu.train.reports.plots import FIGURES, epochs_of, records_of, stacked_bars
+from lpgpu.train.reports.space_time import VERIFICATION, read_verification, space_time
+from lpgpu.train.runs.atomic import atomic_write
+from lpgpu.train.runs.metrics import Record, epoch_records, total_seconds
+from lpgpu.train.setup.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PAGES = (".html", ".htm")
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 1200px; padding: 0 1em; color: #222 }
+table { border-collapse: collapse; margin: 1em 0 } td, th { padding: .3em .8em; text-align: right }
+th { border-bottom: 2px solid #888 } td:first-child, th:first-child { text-align: left }
+tr:nth-child(even) { background: #f4f4f4 } img { max-width: 100% } h2 { margin-top: 2em } code { color: #555 }
+"""
+
+
+def draw_runs(folders: Sequence[Path], path: Path) -> Path:
+    """Draw runs side by side into a new file: a picture, or where its name ends in .html a page with all plots.
+
+    >>> draw_runs([Path("nowhere")], Path("runs.html"))
+    Traceback (most recent call last):
+        ...
+    lpgpu.train.setup.errors.InputError: nowhere/metrics.jsonl does not exist; expected the folder of a run, ...
+
+    Raises `InputError` when one is not the folder of a run with a finished epoch, or `path` exists, cannot be written,
+    or ends in what is no format.
+    """
+    if path.exists():
+        raise InputError(f"{path} exists, and was not touched; choose another --output")
+    runs = {folder: records_of(folder) for folder in folders}
+    figure = compare(runs)
+    if path.suffix.lower() not in PAGES:
+        return save(figure, path)
+    try:
+        with atomic_write(path) as file:
+            file.write(_page(runs, figure).encode())
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+    return path
+
+
+def compare(runs: dict[Path, list[Record]]) -> "Figure":
+    """Accuracy by epoch and by work, residuals, and seconds, of all runs."""
+    figure, (by_epoch, by_work, residuals, timing) = new_figure(2, 2, "test accuracy, convergence and time")
+    lasts: list[float | None] = []
+    for folder, records in runs.items():
+        label, epochs = f"{folder.name}: {title_of(folder)}", epoch_records(records)
+        if not epochs:
+            continue
+        accuracy = [record["test_accuracy"] for record in epochs]
+        numbers = [record["epoch"] for record in epochs]
+        before = sum(record.get("work_units", 0.0) for record in records if record["kind"] == "nested")
+        work = list(accumulate((record.get("work_units", 0.0) for record in epochs), initial=before))[1:]
+        by_epoch.plot(numbers, accuracy, marker=".", label=label)
+        by_work.plot(work, accuracy, marker=".", label=label)
+        last = [(record["forward_residuals"] or [None])[-1] for record in epochs]
+        residuals.plot(numbers, [math.nan if norm is None else norm for norm in last], marker=".", label=label)
+        lasts += last
+    stacked_bars(timing, [folder.name for folder in runs], [total_seconds(records) for records in runs.values()])
+    by_epoch.set(xlabel="epoch", ylabel="test accuracy")
+    by_work.set(xlabel="work: gradients of the whole network", ylabel="test accuracy")
+    residuals.set(xlabel="epoch", ylabel="forward residual before the last cycle")
+    logarithmic(residuals, lasts)
+    timing.set(ylabel="seconds, all epochs")
+    timing.tick_params(axis="x", rotation=20)
+    handles, labels = by_epoch.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", frameon=False, fontsize="small")
+    return figure
+
+
+def _page(runs: dict[Path, list[Record]], figure: "Figure") -> str:
+    """All of it as one page."""
+    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>lpgpu: {len(runs)} runs</title>"
+    parts = [head, "<meta name=viewport content='width=device-width'>", f"<style>{STYLE}</style>", "<h1>Runs</h1>"]
+    parts += [_table(runs), _image(figure, "test accuracy, convergence and time of all runs")]
+    for folder, records in runs.items():
+        title = title_of(folder)
+        parts.append(
+            f"<h2>{html.escape(folder.name)}</h2><p>{html.escape(title)} <code>{html.escape(str(folder))}</code>"
+        )
+        parts += [_image(draw(records, ""), f"{name} of {folder.name}") for name, draw in FIGURES.items()]
+        if (folder / VERIFICATION).exists():
+            parts.append(_image(space_time(read_verification(folder), ""), f"space-time picture of {folder.name}"))
+    return "\n".join([*parts, "</html>\n"])
+
+
+def _table(runs: dict[Path, list[Record]]) -> str:
+    columns = ("run", "recipe, solver, seed", "epochs", "test accuracy", "exact inference", "work", "seconds")
+    rows = ["".join(f"<th>{name}</th>" for name in columns)]
+    for folder, records in runs.items():
+        epochs, summary = epochs_of(records), next((r for r in records if r["kind"] == "summary"), None)
+        accuracy, exact = epochs[-1]["test_accuracy"], "not finished"
+        if summary is not None:
+            accuracy, exact = summary["test_accuracy"], f"{summary['test_accuracy_serial']:.2%}"
+        work, seconds = sum(r.get("work_units", 0.0) for r in epochs), sum(total_seconds(records).values())
+        cells = [folder.name, title_of(folder), len(epochs), f"{accuracy:.2%}", exact, f"{work:.0f}", f"{seconds:.1f}"]
+        rows.append("".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells))
+    return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
+
+
+def _image(figure: "Figure", text: str) -> str:
+    """A figure inside the page."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<p><img alt="{html.escape(text)}" src="data:image/png;base64,{data}">'
