@@ -1,4 +1,7 @@
-"""The examples of docstrings run, and print what they say; public names have one."""
+"""The examples of docstrings run, and print what they say; public names have one.
+
+torch, nn and the public names of lpgpu are there without an import.
+"""
 
 import doctest
 import importlib
@@ -39,7 +42,9 @@ def test_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     module = importlib.import_module(name)
-    failed, tried = doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    known = {"torch": torch, "nn": torch.nn} | {name: getattr(lpgpu, name) for name in lpgpu.__all__}
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    failed, tried = doctest.testmod(module, globs=known | vars(module), optionflags=flags)
     assert not failed and tried
 
 
