@@ -52,7 +52,10 @@ class Stopping:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What a finished solve shows: its ‖r‖² history, then ‖u‖² at the C-points and at the end; `ready` on the host?"""
+    """What a finished solve shows: its ‖r‖² history, then ‖u‖² at the C-points and at the end; `ready` on the host?
+
+    Of an adjoint that may raise, ‖·‖² of the gradients that it was given come last, `tells_given`.
+    """
 
     figures: Tensor
     num_norms: int
@@ -60,9 +63,13 @@ class Diagnosis:
     what: str
     on_divergence: str
     ready: Callable[[], bool]
+    tells_given: bool = False
 
     def speak(self) -> None:
         figures = self.figures.tolist()
+        if self.tells_given and not math.isfinite(figures.pop()):
+            warnings.warn(_GIVEN, DivergenceWarning, stacklevel=2)
+            return
         history = [math.sqrt(squared) if squared >= 0 else math.nan for squared in figures[: self.num_norms]]
         of_states = figures[self.num_norms :]
         if not all(map(math.isfinite, figures)):
@@ -89,17 +96,29 @@ class Diagnosis:
         warnings.warn(message, DivergenceWarning, stacklevel=2)
 
 
+_GIVEN = (
+    "the adjoint solve was given gradients that are not finite, as of a loss that was scaled too far: the solver has "
+    "no part in it, and GradScaler skips such a step"
+)
+
 _pending: deque[Diagnosis] = deque(maxlen=64)
 _recorded: ContextVar[list[Diagnosis] | None] = ContextVar("recorded diagnoses", default=None)
 
 
 def diagnose(
-    squared_norms: list[Tensor], states: States, communicator: Communicator, *, what: str, on_divergence: str
+    squared_norms: list[Tensor],
+    states: States,
+    communicator: Communicator,
+    *,
+    what: str,
+    on_divergence: str,
+    g: Tensor | None = None,
 ) -> list[Tensor]:
     """The ‖r‖² of all ranks, from this rank's `squared_norms`.
 
     Reports a solve whose states are non-finite or whose residual grew, on every rank; on one GPU, at the next call
-    after it is known. A solve that is recorded into a CUDA graph is left to whoever replays it: `recorded_diagnoses`.
+    after it is known. An adjoint whose start or right-hand side `g` was not finite is no divergence: of it there is a
+    warning only. A solve that is recorded into a CUDA graph is left to whoever replays it: `recorded_diagnoses`.
 
     Raises:
         DivergenceError: when that is so and `on_divergence` is "raise".
@@ -107,21 +126,29 @@ def diagnose(
     grid = states.grid
     of_states = [states.c_points[grid.owned_c_points], states.end if grid.ends else states.u[:0]]
     squares = [torch.linalg.vector_norm(each, dtype=torch.float64).square() for each in of_states]
-    figures = global_sum(communicator, torch.stack([*squared_norms, *squares]))
+    tells_given = what == "adjoint" and on_divergence == "raise"
+    given = [_given(states, g)] if tells_given else []
+    figures = global_sum(communicator, torch.stack([*squared_norms, *squares, *given]))
     eps = torch.finfo(states.u.dtype).eps
     recorded = is_captured(states.u)
     if recorded and (diagnoses := _recorded.get()) is not None:
-        diagnoses.append(Diagnosis(figures, len(squared_norms), eps, what, on_divergence, lambda: True))
+        diagnoses.append(Diagnosis(figures, len(squared_norms), eps, what, on_divergence, lambda: True, tells_given))
     if states.u.shape[1:].numel() and not recorded:  # an empty batch shows nothing
         at_once = communicator.size > 1  # all ranks must raise an error at the same call
         host, ready = (figures.cpu(), lambda: True) if at_once else _to_host(figures)
-        diagnosis = Diagnosis(host, len(squared_norms), eps, what, on_divergence, ready)
+        diagnosis = Diagnosis(host, len(squared_norms), eps, what, on_divergence, ready, tells_given)
         if at_once:
             diagnosis.speak()
         else:
             _pending.append(diagnosis)
             speak_pending()
     return list(figures[: len(squared_norms)])
+
+
+def _given(states: States, g: Tensor | None) -> Tensor:
+    """‖·‖² of what a solve starts from, where it starts, and of its right-hand side."""
+    parts = [states.start if states.grid.begins else states.u[:0], *([] if g is None else [g])]
+    return torch.stack([torch.linalg.vector_norm(each, dtype=torch.float64) for each in parts]).square().sum()
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def solve(
 
     history = [*stopping.squared_norms, *final]
     work = replace(propagator.work, evaluations=propagator.work.evaluations[: len(levels)])
-    squared_norms = diagnose(history, states, communicator, what=what, on_divergence=mgrit.on_divergence)
+    squared_norms = diagnose(history, states, communicator, what=what, on_divergence=mgrit.on_divergence, g=g)
     return SolveResult.of(completed, stopping.converged, squared_norms, work, with_final=bool(final))
 
 

@@ -1,9 +1,12 @@
 """Bad input, refused before any work: what came, what was expected, the cure. Each raises TypeError or ValueError."""
 
+import inspect
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lpgpu.nn.schemes import FORMS, SCHEMES
 
@@ -33,6 +36,27 @@ def check_names(new: set[str]) -> None:
             "all layers cannot be parametrized (weight_norm, spectral_norm, pruning); do so inside block(), layer by "
             "layer"
         )
+
+
+def check_call(block: nn.Module, form: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Refuse a block whose forward does not take what it is called with."""
+    if block._forward_pre_hooks:
+        return  # these may change the arguments
+    signature = inspect.signature(block.forward)
+    names = [
+        *(["t"] if next(iter(signature.parameters), None) == "t" else []),
+        *(["dt"] if form == "step" else []),
+        "u",
+    ]
+    try:
+        signature.bind(*names, *args, **kwargs)
+    except TypeError as error:
+        given = [*names, *(["..."] if args else []), *(f"{name}=..." for name in kwargs)]
+        raise TypeError(
+            f"the block's forward is {signature}, and with form={form!r} it is called as block({', '.join(given)}): "
+            f'{error}. form="rhs" and "residual" call block(u), form="step" calls block(dt, u); a first argument '
+            "called t gets the time; what net(x, ...) is called with besides x follows"
+        ) from error
 
 
 def check_state(x: Tensor, parameters: tuple[Tensor, ...]) -> None:

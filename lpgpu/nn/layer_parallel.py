@@ -12,7 +12,7 @@ from lpgpu.mgrit import MGRIT, Partition, Solver, SolveResult
 from lpgpu.nn.arguments import Arguments
 from lpgpu.nn.autograd import PropagateEnd, Replicated
 from lpgpu.nn.call import Call, Returned
-from lpgpu.nn.checks import check_arguments, check_names, check_state
+from lpgpu.nn.checks import check_arguments, check_call, check_names, check_state
 from lpgpu.nn.frozen_draws import draws_of_call
 from lpgpu.nn.layer_index import number_layer
 from lpgpu.nn.packing import Packing
@@ -169,6 +169,7 @@ class LayerParallel(Solved, nn.Module):
 
         def check() -> None:
             check_names(named.keys() - self._built)
+            check_call(self.layers, self.form, args, kwargs)
             packing = None if isinstance(x, Tensor) else Packing.of(x, "x")
             checked.extend((packing, x if packing is None else packing.pack(x)))
             check_state(checked[1], parameters)

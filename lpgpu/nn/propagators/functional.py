@@ -12,7 +12,7 @@ from lpgpu.nn.call import Call
 from lpgpu.nn.frozen_draws import Draws, FrozenDraws, refusing_other_generators
 from lpgpu.nn.propagators.extended import HaloOf, extended
 from lpgpu.nn.propagators.layers import Layers, Linearisation
-from lpgpu.nn.propagators.purity import refuse_captured
+from lpgpu.nn.propagators.purity import refuse_captured, refusing_checkpoints, without_fast_path
 from lpgpu.nn.schemes import StepRule
 from lpgpu.nn.statistics import running_statistics
 
@@ -207,7 +207,9 @@ class _Graph(Linearisation):
     def _pull_back(self, lam: Tensor, inputs: list[Tensor]) -> Sequence[Tensor]:
         if not self.out.requires_grad:
             return [torch.zeros_like(each) for each in inputs]
-        return torch.autograd.grad(self.out, inputs, lam, retain_graph=True, allow_unused=True, materialize_grads=True)
+        options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+        with refusing_checkpoints():
+            return torch.autograd.grad(self.out, inputs, lam, **options)
 
 
 def _version(tensor: Tensor) -> int | None:
@@ -221,7 +223,8 @@ def _sliced(named: Named, layers: slice) -> Named:
 
 def _vmapped(phi: Callable[..., Any], randomness: str, *arguments) -> Any:
     try:
-        return torch.vmap(phi, randomness=randomness)(*arguments)
+        with refusing_checkpoints(), without_fast_path():
+            return torch.vmap(phi, randomness=randomness)(*arguments)
     except RuntimeError as error:
         if "leaf Variable" in str(error) and "in-place" in str(error):
             raise RuntimeError(_IN_PLACE) from error
@@ -231,5 +234,6 @@ def _vmapped(phi: Callable[..., Any], randomness: str, *arguments) -> Any:
             f"torch.vmap cannot batch this block over the layers: {error}\n"
             "A block must be a pure function of its input: write data-dependent branches with torch.where, keep values "
             "as tensors (no .item()), draw random tensors like the state (torch.randn_like(u), not "
-            "torch.empty(3).normal_()), use GroupNorm or LayerNorm instead of BatchNorm"
+            "torch.empty(3).normal_()), use GroupNorm or LayerNorm instead of BatchNorm, freeze what changes its own "
+            "buffers (spectral_norm) by .eval() of that part after every net.train()"
         ) from error

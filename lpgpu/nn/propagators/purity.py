@@ -4,8 +4,11 @@ A solve differentiates a block in its input and its own parameters, and fused ke
 to compute. Whatever else takes part is refused here, or sends the block on the general path.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
@@ -26,6 +29,44 @@ def is_of_kernel(convolution: nn.Module) -> bool:
     return convolution.padding_mode == "zeros" and all(
         getattr(convolution, name) == value for name, value in expected.items()
     )
+
+
+@contextmanager
+def without_fast_path() -> Iterator[None]:
+    """Within the context attention is computed by operations that have derivatives and can be batched.
+
+    In eval mode nn.MultiheadAttention and nn.TransformerEncoderLayer would take fused ones that have neither.
+    """
+    mha = torch.backends.mha
+    was = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        mha.set_fastpath_enabled(was)
+
+
+@contextmanager
+def refusing_checkpoints() -> Iterator[None]:
+    """Within the context: an error of torch.utils.checkpoint says that a block must not use it.
+
+    It runs a part of the block again in backward, when the block has the weights of all layers, not those of one.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not any(path.endswith("/torch/utils/checkpoint.py") for path in _files(error.__traceback__)):
+            raise
+        raise RuntimeError(
+            "the block uses torch.utils.checkpoint, which would run it again with the weights of all layers; leave it "
+            'out: solver=MGRIT(store="c_points") stores C-points only and sweeps the others again'
+        ) from error
+
+
+def _files(traceback: TracebackType | None) -> Iterator[str]:
+    while traceback is not None:
+        yield traceback.tb_frame.f_code.co_filename
+        traceback = traceback.tb_next
 
 
 def refuse_backward_hooks(block: nn.Module) -> None:
