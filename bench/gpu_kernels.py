@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from gpu_timing import DEVICE, REHEARSING, same_precision
-from kernel_cases import Case, cases
+from kernel_case import Case
+from kernel_cases import cases
 from kernel_rows import measure
 from machine import H100, this_machine
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from gpu_timing import Times, copies_past_cache, eager_times, graph_times
-from kernel_cases import Case, clone, nbytes
+from kernel_case import Case, clone, nbytes
 from machine import Machine, estimate
 from resources import resources_of
 

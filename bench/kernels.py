@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 from gpu_timing import same_precision
-from kernel_cases import Case, cases
+from kernel_case import Case
+from kernel_cases import cases
 from kernel_rows import Row, measure
 from machine import MACHINES, Machine, estimate, this_machine
 from resources import resources_of

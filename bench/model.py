@@ -12,8 +12,8 @@ fullest rank is m − 1 such steps with k = ⌈n/m⌉; the coarsest level is wal
 between. Counts come from the same hierarchy that the solver uses.
 
 Measured: a CPU core's `overhead` and `layer`, by least squares over solver settings on one process, in processor
-seconds; and what bench/scaling.py measured. Everything of GPUs is estimated (the figures are in GPUS below) and drawn
-as such: nothing was run on them.
+seconds; and what bench/scaling.py measured. Everything of GPUs is estimated (the
+figures are in bench/model_machines.py) and drawn as such: nothing was run on them.
 """
 
 import argparse
@@ -22,67 +22,19 @@ import math
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from model_machines import GPUS, Machine, Seconds, Work
+from model_plot import draw
 from scaling import CASES, Case
 from scipy.optimize import nnls
 
 from lpgpu import GRU, MGRIT, LayerParallel
 
 RANKS = [2**i for i in range(11)]
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Seconds of a batched step, forward and adjoint, of each layer's linearisation and gradient, and of a message.
-
-    `call` is what a forward and a backward cost however little they do.
-    """
-
-    overhead: float
-    layer: float
-    adjoint_overhead: float
-    adjoint_layer: float
-    gradient: float
-    latency: float
-    bandwidth: float
-    width: int = 1
-    call: float = 0.0
-
-    def step(self, layers: float, *, adjoint: bool) -> float:
-        """One batched step."""
-        overhead, layer = (self.adjoint_overhead, self.adjoint_layer) if adjoint else (self.overhead, self.layer)
-        return overhead + layer * math.ceil(layers / self.width)
-
-
-@dataclass(frozen=True)
-class Work:
-    """`steps` layers with states of so many bytes, in `parts` solves one after the other (stacked recurrent layers)."""
-
-    name: str
-    steps: int
-    state_bytes: int
-    parts: int = 1
-
-
-@dataclass(frozen=True)
-class Seconds:
-    """Of one training step: in all, and what the fullest rank computes of it."""
-
-    total: float
-    busy: float
-
-
-# Estimates, not measurements: an H100 that runs fused sweeps (about 0.5 µs a step of a recurrent cell with 128 units
-# and 64 sequences, whose 4 row tiles leave room for 33 layers side by side; 20 µs for a step of two 3×3 convolutions of
-# 64 channels on 50 images of 28 × 28), with 8 µs and 50 GB/s to a neighbour.
-GPUS: dict[Work, Machine] = {
-    Work("GRU, 4096 steps", 4096, 64 * 128 * 4, 2): Machine(0.2e-6, 0.5e-6, 0.2e-6, 0.8e-6, 0.3e-6, 8e-6, 50e9, 33),
-    Work("convolutions, 1024 layers", 1024, 50 * 64 * 784 * 2): Machine(3e-6, 20e-6, 3e-6, 40e-6, 20e-6, 8e-6, 50e9),
-}
 
 
 def modelled(work: Work, machine: Machine, solver: MGRIT, ranks: int) -> Seconds:
@@ -267,35 +219,6 @@ def projected() -> list[dict]:
                         }
                     )
     return found
-
-
-def draw(checked: list[dict], projections: list[dict], path: Path) -> None:
-    """Three panels: measured against modelled on this machine; strong and weak scaling as modelled."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (left, *scaling) = plt.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
-    labels = [f"{row['case']}\n{row['ranks']} rank{'s' * (row['ranks'] > 1)}" for row in checked]
-    places = np.arange(len(checked))
-    left.bar(places - 0.2, [row["busy_measured"] for row in checked], 0.4, label="measured")
-    left.bar(places + 0.2, [row["busy_modelled"] for row in checked], 0.4, label="modelled")
-    left.set(title="CPU: processor seconds of the fullest rank", yscale="log", xticks=places)
-    left.set_xticklabels(labels, fontsize=6, rotation=90)
-    left.legend()
-    for axes, kind in zip(scaling, ("strong", "weak"), strict=True):
-        for name in dict.fromkeys(row["work"] for row in projections):
-            for iterations, style in (((1, 1), "-"), ((2, 1), "--")):
-                mine = [r for r in projections if (r["work"], r["kind"], r["iterations"]) == (name, kind, iterations)]
-                speedups = [row["serial_seconds"] / row["seconds"] for row in mine]
-                axes.plot([r["ranks"] for r in mine], speedups, style, label=f"{name}, {iterations[0]}/{iterations[1]}")
-        axes.axhline(1, color="grey", linewidth=0.8)
-        axes.text(1, 0.85, "below: serial wins", fontsize=8, color="grey")
-        axes.set(title=f"GPUs, {kind} scaling: MODELLED from estimates", xscale="log", yscale="log")
-        axes.set(xlabel="GPUs", ylabel="times as fast as serial on one")
-        axes.legend(fontsize=7)
-    figure.savefig(path, dpi=150)
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kernel_cases import NAMES, Case
+from kernel_case import NAMES, Case
 
 TABLE = Path(__file__).parent.parent / "tests" / "kernels" / "resources.json"
 
