@@ -18,6 +18,7 @@ from lpgpu.kernels.devices import arch_of, shared_limit
 
 TARGETS = {80: "sm_80", 86: "sm_80", 87: "sm_80", 89: "sm_80", 90: "sm_90a"}
 """Compute capability → the target whose cubin runs there: binaries run on later minor versions, sm_90a on 9.0 only."""
+_NEWEST = {80: "sm_80", 90: "sm_90a"}  # a capability of each target
 SOURCES = ("implicit_gru/gru_march", "implicit_gru/gru_march_fp32", "affine_scan/scan")
 """Every source, as package/name within `lpgpu.kernels`."""
 
@@ -60,6 +61,13 @@ def cubin(name: str, arch: int) -> Path | None:
         folders.insert(0, Path(os.environ["LPGPU_CUBINS"]))
     files = (folder / f"{stem}.{TARGETS[arch]}.cubin" for folder in folders)
     return next((file for file in files if file.is_file()), None)
+
+
+def describe() -> str:
+    """Which cubins there are, and whether they can be loaded, in a line."""
+    found = [f"{source}.{target}" for source in SOURCES for arch, target in _NEWEST.items() if cubin(source, arch)]
+    listed = ", ".join(found) or "none (nvcc was missing when lpgpu was installed)"
+    return listed if has_cupy() or not found else f"{listed}; not loaded without CuPy"
 
 
 def refusal(name: str, device: torch.device) -> str | None:

@@ -9,6 +9,7 @@ import torch
 import lpgpu
 from lpgpu.comm.diagnostics import describe_ranks
 from lpgpu.kernels import dispatch, registry
+from lpgpu.kernels.cuda import modules
 from lpgpu.kernels.precision import get_precision
 
 PACKAGES = ("torch", "triton", "cupy", "mpi4py", "nvtx")
@@ -41,6 +42,7 @@ def describe() -> str:
     lines["CUDA devices"] = ", ".join(devices) or "none"
     lines["kernels"] = _kernels(bool(devices))
     lines["operations"] = ", ".join(registry.packages())
+    lines["cubins"] = modules.describe()
     lines |= ranks
     return "\n".join(f"{name:<14}{value}" for name, value in lines.items())
 
