@@ -10,7 +10,7 @@ Neighbours share a point. Its state goes on in the direction of the march, once 
 and, once a solve: with Picard operators the halo, which is parameters (forward) or states (adjoint) of the first layers
 for the ranks below whose last coarse steps go through them; broadcasts of the state at the end and, for a constant
 initial guess, of the given one; a sum for norms (one a cycle with a tolerance). The coarsest level passes one state
-from rank to rank; nothing gathers states.
+from rank to rank, or where it is affine two states in each of ⌈log₂ P⌉ rounds; nothing gathers states.
 
 Receives are posted before the work that they are waited for after. Sends are of copies, and are never waited for.
 """
@@ -76,6 +76,35 @@ class Boundary:
         """Pass on the state at which this rank's march has arrived, if it is due."""
         if self._sends:
             _send(self._level, self._level.states.end, self._level.grid.downstream)
+
+
+def arrive_at_start(level: Level) -> None:
+    """Set the state where this rank's march starts on an affine level, whose states were marched from zero, or u_0.
+
+    From start to end, a rank's layers are the map v ↦ A ⊙ v + c. Round d = 1, 2, 4, … composes with the maps of the d
+    ranks upstream (Hillis & Steele 1986), so that after ⌈log₂ P⌉ rounds every rank knows the state at its end.
+    """
+    grid, states = level.grid, level.states
+    if not grid.takes_part or grid.partition is None or level.delta is None:
+        return
+    ranks = grid.partition.taking_part[:: -1 if grid.reverse else 1]
+    here = ranks.index(grid.partition.rank)
+    factor = torch.zeros_like(states.end) if grid.begins else level.delta.values[grid.all_layers].prod(0)
+    composed = torch.stack([factor, states.end if grid.local_steps or grid.begins else torch.zeros_like(factor)])
+    distance = 1
+    while distance < len(ranks):
+        arrival = level.communicator.receive(composed, ranks[here - distance]) if here >= distance else None
+        if here + distance < len(ranks):
+            _send(level, composed, ranks[here + distance])
+        if arrival is not None:
+            factor, offset = arrival.wait()
+            composed = torch.stack([composed[0] * factor, composed[0] * offset + composed[1]])
+        distance *= 2
+    arrival = level.communicator.receive(states.start, ranks[here - 1]) if here else None
+    if here + 1 < len(ranks):
+        _send(level, composed[1], ranks[here + 1])
+    if arrival is not None:
+        states.start.copy_(arrival.wait())
 
 
 def bring_home(level: Level, own: Tensor | None, join: Callable[[Tensor], Tensor]) -> Tensor | None:

@@ -21,7 +21,7 @@ def initial_guess(levels: Sequence[Level], kind: str) -> None:
     finest = levels[0]
     if finest.is_coarsest:
         solve_serially(finest)
-    elif levels[1].propagator.needs_states:
+    elif levels[1].propagator.is_affine:
         _corrected(levels)
     elif kind == "constant":
         _constant(finest)

@@ -21,7 +21,7 @@ class Linear(Propagator):
     """Φ_c = 0 on the one level below the finest, which its Δ makes affine; nothing is evaluated."""
 
     has_diagonal = True
-    needs_states = True
+    is_affine = True
 
     def __init__(self, fine: Propagator) -> None:
         self.work = fine.work

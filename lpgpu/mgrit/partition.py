@@ -13,7 +13,7 @@ points of a level some own none, and have no part in it; its last rank may own p
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,11 @@ class Partition:
     def takes_part(self) -> bool:
         """Whether this rank owns any point."""
         return self.cuts[self.rank] < self.cuts[self.rank + 1]
+
+    @cached_property
+    def taking_part(self) -> tuple[int, ...]:
+        """The ranks that own any point."""
+        return tuple(rank for rank, (first, stop) in enumerate(pairwise(self.cuts)) if first < stop)
 
     @property
     def num_local_layers(self) -> int:

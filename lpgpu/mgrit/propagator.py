@@ -25,14 +25,15 @@ class Propagator(ABC):
         has_decay: whether `_step` can give the decay D, which Picard iterations compose exactly; D = 1 where not.
         preferred: the coarse operator, and its order, that "auto" means.
         prefers_delta: whether `delta="auto"` means on, with rediscretised coarse operators.
-        needs_states: whether this coarse operator is nothing but a correction of states that there are already.
+        is_affine: whether this coarse operator has no Φ_c. Its problem, u_target = g + Δ ⊙ (u_source − anchor), is then
+            affine, and nothing but a correction of states that there are already.
     """
 
     has_diagonal = False
     has_decay = False
     preferred: tuple[str, int] = ("rediscretised", 1)
     prefers_delta = False
-    needs_states = False
+    is_affine = False
 
     def __init__(self, num_levels: int) -> None:
         self.work = Work([0] * num_levels)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from lpgpu.mgrit.exchange import Boundary
+from lpgpu.mgrit.exchange import Boundary, arrive_at_start
 from lpgpu.mgrit.hierarchy import Window
 from lpgpu.mgrit.level import Level
 
@@ -81,13 +81,27 @@ def sweep_short_interval(level: Level) -> None:
 
 
 def solve_serially(level: Level) -> None:
-    """Propagate from the given point through all layers: exact, and the coarsest level's only way."""
-    boundary = Boundary(level, lambda point: True)
-    boundary.wait()
+    """Propagate from the given point through all layers: exact, and the coarsest level's only way.
+
+    Ranks march one after the other; where the level is affine all at once, after a logarithmic exchange of their maps.
+    """
+    if level.propagator.is_affine and level.communicator.size > 1:
+        _march_to_end(level, from_zero=not level.grid.begins)
+        arrive_at_start(level)
+        _march_to_end(level)
+    else:
+        boundary = Boundary(level, lambda point: True)
+        boundary.wait()
+        _march_to_end(level)
+        boundary.send()
+    level.deepen(level.grid.num_steps)
+
+
+def _march_to_end(level: Level, *, from_zero: bool = False) -> None:
+    if from_zero and level.grid.takes_part:
+        level.states.start.zero_()
     for window in level.states.windows():
         _sweep(level, window, level.grid.all_positions)
-    boundary.send()
-    level.deepen(level.grid.num_steps)
 
 
 def _sweep(level: Level, window: Window, positions: Iterable[int], *, take_products: bool = False) -> None:

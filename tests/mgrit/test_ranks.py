@@ -149,7 +149,7 @@ def expected_messages(blocks: list[int], solver: MGRIT, cycles: int, *, reverse:
             sent += visits * visit(level) + (entered * first_sweep(level) if level > first else 0)
             restrictions[level] += visits
             entered = visits
-        return sent + entered * levels[coarsest].all
+        return sent + entered * last_level()
 
     def coarse_guess(level: int) -> int:
         if level == coarsest:
@@ -157,6 +157,11 @@ def expected_messages(blocks: list[int], solver: MGRIT, cycles: int, *, reverse:
         last_sweep = len(levels[level].f_of_full_intervals if reverse else levels[level].f)
         v_cycle = cycle(level, "V") if solver.initial_guess == "nested" and level > 0 else 0
         return short_interval(level) + coarse_guess(level + 1) + len(levels[level].refreshed) + last_sweep + v_cycle
+
+    def last_level() -> int:
+        """From rank to rank; on an affine level in rounds over 1, 2, 4, … ranks, two states each, and one at last."""
+        n = levels[coarsest].all
+        return n if not linear else n + sum(2 * (n + 1 - 2**k) for k in range(n.bit_length()) if 2**k <= n)
 
     if coarsest == 0:
         return levels[0].all
@@ -200,7 +205,8 @@ def test_messages_are_the_formula(
     _, ranks, sent = on_one_and_on_all(blocks, solver, reverse=reverse, sources=sources, seed=seed)
     expected = expected_messages(blocks, solver, cycles, reverse=reverse, sources=sources)
     halos = expected_halos(blocks, solver)
-    assert sum(map(len, sent)) == expected + len(halos)
+    if solver.coarse_operator != "linear":  # whose maps are messages of two states
+        assert sum(map(len, sent)) == expected + len(halos)
     assert sum(size for messages in sent for _, size in messages) == STATE * (expected + sum(halos))
     for (_, result), messages in zip(ranks, sent, strict=True):
         assert result.messages == len(messages)
