@@ -1,0 +1,68 @@
+"""Each recipe of CONTRIBUTING is followed to the letter, in a copy: it touches the files it names, and works."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.additions import ADDITIONS, Addition
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = ("lpgpu", "kernels", "tests")
+
+
+def section(title: str) -> str:
+    """A recipe, as CONTRIBUTING has it."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    return text.partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
+@pytest.mark.parametrize("title", ADDITIONS)
+def test_the_recipe_names_the_files_it_touches(title: str) -> None:
+    named = set(re.findall(r"`((?:lpgpu|kernels|tests)/[\w/.]+\.py|CHANGELOG\.md)`", section(title)))
+    assert named == {*ADDITIONS[title].files, *ADDITIONS[title].lines}
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkout, with all additions made: they do not disturb each other."""
+    folder = tmp_path_factory.mktemp("copy")
+    unwanted = shutil.ignore_patterns("__pycache__", ".hypothesis")
+    for name in COPIED:
+        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=unwanted)
+    for name in ("CHANGELOG.md", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder / name)
+    for addition in ADDITIONS.values():
+        make(addition, folder)
+    return folder
+
+
+def make(addition: Addition, folder: Path) -> None:
+    """Write its files and its lines."""
+    for name, text in addition.files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        if (folder / name).exists():
+            raise FileExistsError(f"{name} is there already: the recipe needs another name")
+        (folder / name).write_text(text.lstrip("\n"), encoding="utf-8")
+    for name, changes in addition.lines.items():
+        text = (folder / name).read_text(encoding="utf-8")
+        for after, line in changes:
+            before, found, rest = text.partition(after) if after else (text, "", "")
+            if found != after:
+                raise LookupError(f"{name} has no {after!r} any more")
+            text = before + found + line + rest
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize("title", ["Add a recipe", *(title for title in ADDITIONS if title != "Add a recipe")])
+def test_what_is_added_works(title: str, copy: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(copy), "LPGPU_TEST_EXAMPLES": "20", "OMP_NUM_THREADS": "1"}
+    for command in ADDITIONS[title].commands:
+        done = subprocess.run(
+            [sys.executable, *command], cwd=copy, env=environment, capture_output=True, text=True, timeout=200
+        )
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-5000:]}{done.stderr[-3000:]}"
