@@ -256,6 +256,7 @@ def prepare() -> None:
     began = time.monotonic()
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda source: modules.build(source, modules.TARGETS[arch], BUILD), missing))
+    modules.cubin.cache_clear()
     print(f"built {missing} in {time.monotonic() - began:.1f} s", flush=True)
 
 

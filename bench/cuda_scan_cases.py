@@ -1,4 +1,4 @@
-"""The affine scan in CUDA C++ for bench/cuda_kernels.py: right, and how long, against the plain way in a CUDA graph."""
+"""The affine scan in CUDA C++ for bench/cuda_kernels.py: right, and how long, beside Triton's and the reference."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch
 from gpu_timing import copies_past_cache, graph_times
 from torch import Tensor
 
-from lpgpu.kernels.affine_scan import cuda_scan, reference
+from lpgpu.kernels.affine_scan import cuda_scan, operators, reference
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2}
 
@@ -51,7 +51,7 @@ def scan_cases() -> list[ScanCase]:
 
 
 def scan_rows(case: ScanCase, *, check: bool) -> Iterator[dict[str, Any]]:
-    """One row: its error, whether it is the same bits each time, its time and that of the plain way."""
+    """One row: its error, whether it is the same bits each time, its time and that of others."""
     torch.manual_seed(0)
     inputs = case.inputs()
     expected = {name: t.double() for name, t in inputs.items()}
@@ -68,8 +68,9 @@ def scan_rows(case: ScanCase, *, check: bool) -> Iterator[dict[str, Any]]:
         copies = [{n: t.clone() for n, t in inputs.items()} for _ in range(min(8, copies_past_cache(nbytes)))]
         times = graph_times(lambda t: run(cuda_scan.affine_scan, t), copies, replays=10)
         row |= {"seconds": vars(times), "GB/s": nbytes / times.p50 / 1e9}
+        row["Triton"] = graph_times(lambda t: run(operators.affine_scan, t), copies, replays=10).p50
         if case.steps <= 1000:
-            row["plain"] = graph_times(lambda t: run(reference.affine_scan, t), copies[:1], replays=5).p50
+            row["PyTorch"] = graph_times(lambda t: run(reference.affine_scan, t), copies[:1], replays=5).p50
     yield row
 
 
