@@ -156,11 +156,7 @@ def _timed(case: Case, solver: MGRIT, repeats: int) -> tuple[float, float, list[
         (y[1] if isinstance(y, tuple) else y).square().sum().backward()
         times.append((half - began, time.process_time() - half))
     forward, backward = (statistics.median(column) for column in zip(*times[1:], strict=True))
-    both = (
-        (net.forward_results, net.adjoint_results)
-        if isinstance(net, GRU)
-        else ([net.forward_result], [net.adjoint_result])
-    )
+    both = net.results
     counts = [
         [float(sum(r.sequential_depth for r in each)), float(sum(sum(r.evaluations) for r in each))]  # pyright: ignore
         for each in both

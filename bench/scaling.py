@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from lpgpu import GRU, MGRIT, LayerParallel
 from lpgpu.comm import Communicator, as_communicator
 from lpgpu.nn import ConvBlock, DenseBlock
+from lpgpu.nn.solver_module import SolverModule
 
 SETTINGS = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
 SOLVER = MGRIT()
@@ -104,11 +105,9 @@ def step(net: nn.Module, x: Tensor) -> None:
 
 def results(net: nn.Module) -> list[Any]:
     """The latest results of all solves."""
-    if isinstance(net, GRU):
-        return [*net.forward_results, *net.adjoint_results]
-    if isinstance(net, LayerParallel):
-        return [net.forward_result, net.adjoint_result]
-    raise TypeError(f"{type(net).__name__} is not propagated")
+    if not isinstance(net, SolverModule):
+        raise TypeError(f"{type(net).__name__} is not propagated")
+    return [*net.results.forward, *net.results.adjoint]
 
 
 def measure(case: Case, comm: Any, repeats: int) -> Row:

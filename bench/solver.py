@@ -143,11 +143,7 @@ def gradient(net: nn.Module) -> Tensor:
 
 def results(net: LayerParallel | GRU) -> tuple[SolveResult, SolveResult]:
     """The forward and the adjoint solve of the network, or of its last recurrent layer."""
-    forward, adjoint = (
-        (net.forward_result, net.adjoint_result)
-        if isinstance(net, LayerParallel)
-        else (net.forward_results[-1], net.adjoint_results[-1])
-    )
+    forward, adjoint = (each[-1] for each in net.results)
     if forward is None or adjoint is None:
         raise RuntimeError("the network kept no results of its solves")
     return forward, adjoint

@@ -1,7 +1,7 @@
 """The solve as one differentiable operation: MGRIT forward, MGRIT on the adjoint backward.
 
 Ranks solve together, so backward must run on all of them, whatever a rank's own parameters and loss want: with several
-ranks every operation takes an `anchor`, a tensor that always requires a gradient and never gets one.
+ranks every operation takes an `sentinel`, a tensor that always requires a gradient and never gets one.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from lpgpu.mgrit import SolveResult
 from lpgpu.mgrit.exchange import global_sum, of_first_point
 from lpgpu.nn.cells import Cell
 from lpgpu.nn.derivatives import Gradients, pulled_back, refuse_all_but_first_derivatives
-from lpgpu.nn.propagation import Propagated, Propagation
+from lpgpu.nn.propagation import ForwardSolution, Propagation
 from lpgpu.nn.propagators import Layers
 
 
 class PropagateEnd(torch.autograd.Function):
-    """u_N from u_0 and the stacked parameters: `PropagateEnd.apply(propagation, layers_for, anchor, x, *parameters)`.
+    """u_N from u_0 and the stacked parameters: `PropagateEnd.apply(propagation, layers_for, sentinel, x, *parameters)`.
 
     `layers_for(parameters)` makes the layers of these parameters; the last `Layers.num_shared` of them are tensors that
     all layers share.
@@ -30,11 +30,11 @@ class PropagateEnd(torch.autograd.Function):
         ctx,
         propagation: Propagation,
         layers_for: Callable[..., Layers],
-        anchor: Tensor | None,
+        sentinel: Tensor | None,
         x: Tensor,
         *parameters: Tensor,
     ) -> Tensor:
-        def run(x: Tensor) -> tuple[Propagated, tuple[Tensor], SolveResult]:
+        def run(x: Tensor) -> tuple[ForwardSolution, tuple[Tensor], SolveResult]:
             layers = layers_for(parameters)
             propagated = propagation.forward(layers, x)
             if layers.keeps_statistics:
@@ -52,7 +52,7 @@ class PropagateEnd(torch.autograd.Function):
     def backward(ctx, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         wanted = ctx.needs_input_grad[4:]
 
-        def run(propagated: Propagated, dloss_du: Tensor) -> tuple[None, Gradients, SolveResult]:
+        def run(propagated: ForwardSolution, dloss_du: Tensor) -> tuple[None, Gradients, SolveResult]:
             dx, dtheta, result = propagated.adjoint(dloss_du, None, parameters=any(wanted))
             return None, (dx, *(dtheta if any(wanted) else (None,) * len(wanted))), result
 
@@ -65,7 +65,7 @@ class PropagateEnd(torch.autograd.Function):
 
 
 class PropagateSequence(torch.autograd.Function):
-    """All states of a recurrent network: `PropagateSequence.apply(propagation, cell, anchor, x, h_0, *weights)`.
+    """All states of a recurrent network: `PropagateSequence.apply(propagation, cell, sentinel, x, h_0, *weights)`.
 
     `x` [T, B, ...] is what the cell makes of the inputs beforehand; `h_0` [B, ...]. Returns h_1 … h_T [T, B, ...]. Of a
     sequence that ranks share, T are this rank's steps, and so are the gradients of `x` and `weights`; `h_0` and its
@@ -74,9 +74,9 @@ class PropagateSequence(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, propagation: Propagation, cell: Cell, anchor: Tensor | None, x: Tensor, h_0: Tensor, *weights: Tensor
+        ctx, propagation: Propagation, cell: Cell, sentinel: Tensor | None, x: Tensor, h_0: Tensor, *weights: Tensor
     ) -> Tensor:
-        def run(x: Tensor, h_0: Tensor) -> tuple[tuple[Propagated, Tensor, Cell], tuple[Tensor], SolveResult]:
+        def run(x: Tensor, h_0: Tensor) -> tuple[tuple[ForwardSolution, Tensor, Cell], tuple[Tensor], SolveResult]:
             propagated = propagation.forward(cell.layers(x, *weights), h_0)
             h = propagated.all_points()
             return (propagated, h, cell), (h[1:],), propagated.result
@@ -89,7 +89,7 @@ class PropagateSequence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        def run(state: tuple[Propagated, Tensor, Cell], dloss_dh: Tensor) -> tuple[None, Gradients, SolveResult]:
+        def run(state: tuple[ForwardSolution, Tensor, Cell], dloss_dh: Tensor) -> tuple[None, Gradients, SolveResult]:
             propagated, h, cell = state
             grid, communicator = propagated.u.grid, propagated.propagation.communicator
             g = torch.cat([of_first_point(communicator, grid, dloss_dh[-1])[None], dloss_dh])
@@ -106,13 +106,13 @@ class PropagateSequence(torch.autograd.Function):
 
 
 class Replicated(torch.autograd.Function):
-    """Tensors that all ranks hold: `Replicated.apply(communicator, anchor, *weights)`, unchanged.
+    """Tensors that all ranks hold: `Replicated.apply(communicator, sentinel, *weights)`, unchanged.
 
     Their gradients are summed over the ranks, in one message.
     """
 
     @staticmethod
-    def forward(ctx, communicator: Communicator, anchor: Tensor | None, *weights: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx, communicator: Communicator, sentinel: Tensor | None, *weights: Tensor) -> tuple[Tensor, ...]:
         ctx.communicator = communicator
         return tuple(weight.view_as(weight) for weight in weights)
 
@@ -126,7 +126,7 @@ class Replicated(torch.autograd.Function):
 
 
 class Results(torch.autograd.Function):
-    """What a recurrent network returns: `Results.apply(communicator, anchor, output, h_n)`.
+    """What a recurrent network returns: `Results.apply(communicator, sentinel, output, h_n)`.
 
     `output` is this rank's own; `h_n` comes in as this rank's part of it, zero elsewhere, and is summed over ranks. The
     loss sees the same h_n on every rank, and its gradient goes to each part once. As one operation, so that backward
@@ -135,7 +135,7 @@ class Results(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, communicator: Communicator, anchor: Tensor | None, output: Tensor, h_n: Tensor
+        ctx, communicator: Communicator, sentinel: Tensor | None, output: Tensor, h_n: Tensor
     ) -> tuple[Tensor, Tensor]:
         return output.view_as(output), global_sum(communicator, h_n)
 

@@ -14,13 +14,13 @@ from lpgpu.mgrit import MGRIT, Solver
 from lpgpu.nn.cells import GRUCell, Masks
 from lpgpu.nn.checks import check_ordinary
 from lpgpu.nn.layout import Layout
-from lpgpu.nn.piece import Piece
 from lpgpu.nn.plain_gru import PlainGRU
-from lpgpu.nn.sequence import SolvedSequence
+from lpgpu.nn.sequence import SequenceModule
 from lpgpu.nn.sequence_checks import checked_lengths, facts_of_sequence
+from lpgpu.nn.sequence_shard import SequenceShard
 
 
-class GRU(SolvedSequence, nn.GRU):
+class GRU(SequenceModule, nn.GRU):
     """A GRU over long sequences, solved by MGRIT over the time steps, forward and backward.
 
     It takes the place of torch.nn.GRU but by default computes something else, in training and in eval: the *implicit*
@@ -34,7 +34,7 @@ class GRU(SolvedSequence, nn.GRU):
         formulation: "implicit" or "classic"; the classic cell diverges on coarse grids.
         dt: Δt > 0, the time between two elements of the sequence.
         comm: None, an mpi4py communicator or a process group of torch.distributed, whose ranks share the sequence:
-            `input` and `output` are this rank's piece of it, rank 0's first; pieces may differ in length. All ranks
+            `input` and `output` are this rank's shard of it, rank 0's first; shards may differ in length. All ranks
             hold the weights and get the same, full gradient. Every rank makes the same calls, backward too, and passes
             the same `hx` and `lengths`. A loss of `h_n`, which is the same on all, counts once; a loss of `output` is
             each rank's own, and they add up.
@@ -114,9 +114,9 @@ class GRU(SolvedSequence, nn.GRU):
 
         self._communicator.agree(lambda: checked.extend(self._checked(given, hx, layout)), facts)
         x, initial, layout = checked
-        piece = Piece.of(self._communicator, x)
-        lengths = None if lengths is None else checked_lengths(lengths, piece.steps, x)
-        output, last_states = self._propagate(x, initial.unbind(), piece, layout, lengths)
+        shard = SequenceShard.of(self._communicator, x)
+        lengths = None if lengths is None else checked_lengths(lengths, shard.steps, x)
+        output, last_states = self._propagate(x, initial.unbind(), shard, layout, lengths)
         h_n = torch.stack(last_states)
         return output, h_n if layout.batched else h_n.squeeze(1)
 

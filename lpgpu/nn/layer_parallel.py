@@ -17,17 +17,17 @@ from lpgpu.nn.frozen_draws import draws_of_call
 from lpgpu.nn.layer_index import number_layer
 from lpgpu.nn.packing import Packing
 from lpgpu.nn.per_layer import apply_to_layers
-from lpgpu.nn.propagation import Propagation, anchor_for
+from lpgpu.nn.propagation import Propagation, sentinel_for
 from lpgpu.nn.propagators import Layers, general_layers_of, layers_of
 from lpgpu.nn.propagators.purity import refuse_backward_hooks
 from lpgpu.nn.schemes import Form, Scheme, Step, Steps
-from lpgpu.nn.solved import Solved
+from lpgpu.nn.solver_module import SolveResults, SolverModule
 from lpgpu.nn.stacking import draw_seed, layer_structure, layer_weights, stack, stacked_tensors, with_tensors
 
 T = TypeVar("T", bound=Layers)
 
 
-class LayerParallel(Solved, nn.Module):
+class LayerParallel(SolverModule):
     """u_{k+1} = Φ_k(u_k), k = 0 … N−1, u_0 = x; returns u_N.
 
     With `form="rhs"` the block is f(u) and Φ_k one step of `scheme` for u′ = f(u) with Δt = Tf/N; with `form="step"`
@@ -136,6 +136,11 @@ class LayerParallel(Solved, nn.Module):
         return net
 
     @property
+    def results(self) -> SolveResults:
+        """`forward_result` and `adjoint_result`, as every network has them."""
+        return SolveResults((self.forward_result,), (self.adjoint_result,))
+
+    @property
     def dt(self) -> float:
         """Δt = Tf / N."""
         return self.Tf / self.num_steps
@@ -179,8 +184,8 @@ class LayerParallel(Solved, nn.Module):
 
         self._communicator.agree(check, lambda: self._facts(*checked) | {"the arguments": arguments.facts()})
         packing, u_0 = checked
-        anchor = anchor_for(self._communicator)
-        per_layer, shared = self._tensors_of(arguments, anchor)
+        sentinel = sentinel_for(self._communicator)
+        per_layer, shared = self._tensors_of(arguments, sentinel)
         returned = Returned()
 
         def layers_by(make: Callable[..., T], tensors: Sequence[Tensor]) -> T:
@@ -211,7 +216,7 @@ class LayerParallel(Solved, nn.Module):
         )
         tensors = (*parameters, *per_layer, *shared)
         with draws_of_call(self._communicator) as draws:
-            y = PropagateEnd.apply(propagation, lambda tensors: layers_by(layers_of, tensors), anchor, u_0, *tensors)
+            y = PropagateEnd.apply(propagation, lambda tensors: layers_by(layers_of, tensors), sentinel, u_0, *tensors)
         return returned.like(y if packing is None else packing.unpack(y))
 
     def apply(self, fn: Callable[[nn.Module], Any]) -> Self:
@@ -294,14 +299,14 @@ class LayerParallel(Solved, nn.Module):
         first = self._partition.first if self._partition else 0
         return range(first, first + self.local_num_steps)
 
-    def _tensors_of(self, arguments: Arguments, anchor: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
+    def _tensors_of(self, arguments: Arguments, sentinel: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
         """The arguments' tensors for this rank's layers, and for all, with gradients that are summed over the ranks."""
         per_layer, shared = list(arguments.per_layer), list(arguments.shared)
         if self.is_shared:
             everything = [*per_layer, *shared]
             wanted = [i for i, tensor in enumerate(everything) if tensor.requires_grad]
             if wanted and torch.is_grad_enabled():
-                values = Replicated.apply(self._communicator, anchor, *(everything[i] for i in wanted))
+                values = Replicated.apply(self._communicator, sentinel, *(everything[i] for i in wanted))
                 for i, value in zip(wanted, values, strict=True):
                     everything[i] = value
             per_layer, shared = everything[: len(per_layer)], everything[len(per_layer) :]

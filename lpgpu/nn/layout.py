@@ -41,7 +41,7 @@ class Layout:
         """Raise ValueError for a PackedSequence of which each of several ranks would have a part."""
         if self.packed is not None and num_ranks > 1:
             raise ValueError(
-                f"input is a PackedSequence, but {num_ranks} ranks share the sequence; pass each rank's padded piece, "
+                f"input is a PackedSequence, but {num_ranks} ranks share the sequence; pass each rank's padded shard, "
                 "and lengths=, those of the whole sequences"
             )
 

@@ -10,14 +10,14 @@ from lpgpu.comm import as_communicator
 from lpgpu.mgrit import MGRIT, Solver
 from lpgpu.nn.cells import LSTMCell, Masks
 from lpgpu.nn.layout import Layout
-from lpgpu.nn.piece import Piece
-from lpgpu.nn.sequence import SolvedSequence
+from lpgpu.nn.sequence import SequenceModule
 from lpgpu.nn.sequence_checks import check_tensor, checked_lengths, checked_resets, facts_of_sequence
+from lpgpu.nn.sequence_shard import SequenceShard
 
 State = tuple[Tensor, Tensor]
 
 
-class LSTM(SolvedSequence, nn.LSTM):
+class LSTM(SequenceModule, nn.LSTM):
     """torch.nn.LSTM, solved by MGRIT over the time steps, forward and backward: equal up to the solver's error.
 
     Arguments, parameters, gate order (i, f, g, o), projections and initialisation are torch.nn.LSTM's, and state_dicts
@@ -104,12 +104,12 @@ class LSTM(SolvedSequence, nn.LSTM):
 
         self._communicator.agree(lambda: checked.extend(self._checked(given, hx, layout)), facts)
         x, initial, layout = checked
-        piece = Piece.of(self._communicator, x)
-        lengths = None if lengths is None else checked_lengths(lengths, piece.steps, x)
+        shard = SequenceShard.of(self._communicator, x)
+        lengths = None if lengths is None else checked_lengths(lengths, shard.steps, x)
         if resets is not None:
             resets = resets if layout.batched else resets.unsqueeze(0 if self.batch_first else 1)
-            resets = checked_resets(resets, piece.steps, x, batch_first=self.batch_first)
-        output, last_states = self._propagate(x, initial.unbind(), piece, layout, lengths, resets)
+            resets = checked_resets(resets, shard.steps, x, batch_first=self.batch_first)
+        output, last_states = self._propagate(x, initial.unbind(), shard, layout, lengths, resets)
         h_n, c_n = torch.stack(last_states).split([initial.shape[-1] - self.hidden_size, self.hidden_size], -1)
         if not layout.batched:
             h_n, c_n = h_n.squeeze(1), c_n.squeeze(1)

@@ -46,7 +46,7 @@ class Propagation:
         """What backward needs; see `lpgpu.nn.derivatives`."""
         return Kept(solve, self.plain if self.is_exact else None, inputs, watched)
 
-    def forward(self, layers: Layers, start: Tensor) -> "Propagated":
+    def forward(self, layers: Layers, start: Tensor) -> "ForwardSolution":
         """Solve u_{k+1} = Φ_k(u_k) from u_0 = `start`, which is the same on every rank."""
         hierarchy = self.solver.hierarchy(self.num_steps, self.partition)
         u = self._states(hierarchy.grids[0], layers, start)
@@ -55,7 +55,7 @@ class Propagation:
         keep = self.differentiable and isinstance(u, AllPoints)
         propagator = ForwardPropagator(layers, len(hierarchy.grids), keep=keep)
         result = solve(propagator, hierarchy, u, self.solver, communicator=self.communicator)
-        propagated = Propagated(self, propagator, u, result)
+        propagated = ForwardSolution(self, propagator, u, result)
         told = ForwardSolve(self.num_steps, self.communicator, propagator, result, propagated.all_points)
         return replace(propagated, adjoint_done=tell_watcher(told))
 
@@ -101,13 +101,13 @@ class Propagation:
             return CPointsOnly(grid, lambda points: layers.empty_states(points, like), chunk)
         return AllPoints(grid, layers.empty_states(grid.local_points, like), chunk)
 
-    def anchor(self) -> Tensor | None:
-        """See `anchor_for`."""
-        return anchor_for(self.communicator)
+    def sentinel(self) -> Tensor | None:
+        """See `sentinel_for`."""
+        return sentinel_for(self.communicator)
 
 
 @dataclass(frozen=True)
-class Propagated:
+class ForwardSolution:
     """A forward solve that has been done: its states, for the adjoint to be linearised at."""
 
     propagation: Propagation
@@ -172,6 +172,6 @@ class Propagated:
             self.u.release_scratch()
 
 
-def anchor_for(communicator: Communicator) -> Tensor | None:
+def sentinel_for(communicator: Communicator) -> Tensor | None:
     """What makes every rank's backward run, whatever its own tensors want; None on one process."""
     return torch.zeros((), requires_grad=True) if communicator.size > 1 else None

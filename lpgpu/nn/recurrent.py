@@ -12,14 +12,14 @@ from lpgpu.mgrit import MGRIT, Solver
 from lpgpu.nn.cells import Cell, FrozenGatesGRUCell, LSTMCell, Masks, ModuleCell
 from lpgpu.nn.layout import Layout
 from lpgpu.nn.packing import Packing
-from lpgpu.nn.piece import Piece
-from lpgpu.nn.sequence import SolvedSequence
+from lpgpu.nn.sequence import SequenceModule
 from lpgpu.nn.sequence_checks import check_tensor, checked_lengths, checked_resets, facts_of_sequence
+from lpgpu.nn.sequence_shard import SequenceShard
 
 _FORMULAS = {nn.LSTMCell: LSTMCell, nn.GRUCell: FrozenGatesGRUCell}  # whose own operations torch.vmap cannot batch
 
 
-class Recurrent(SolvedSequence):
+class Recurrent(SequenceModule):
     """h_{k+1} = cell(x_k, h_k) for any cell, k = 0 … T−1, solved by MGRIT over the steps, forward and backward.
 
     A cell is an nn.Module called as cell(x_t, h), with x_t [B, ...] and a state h that it returns anew: a tensor
@@ -115,10 +115,10 @@ class Recurrent(SolvedSequence):
         self._communicator.agree(check, facts)
         x, packings, initial = checked
         self._packings: list[Packing] = packings
-        piece = Piece.of(self._communicator, x)
-        lengths = None if lengths is None else checked_lengths(lengths, piece.steps, x)
-        resets = None if resets is None else checked_resets(resets, piece.steps, x, batch_first=self.batch_first)
-        output, last = self._propagate(x, initial, piece, layout, lengths, resets)
+        shard = SequenceShard.of(self._communicator, x)
+        lengths = None if lengths is None else checked_lengths(lengths, shard.steps, x)
+        resets = None if resets is None else checked_resets(resets, shard.steps, x, batch_first=self.batch_first)
+        output, last = self._propagate(x, initial, shard, layout, lengths, resets)
         h_n = [packing.unpack(h) for packing, h in zip(packings, last, strict=True)]
         return output, h_n if len(h_n) > 1 else h_n[0]
 

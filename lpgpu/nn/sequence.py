@@ -13,12 +13,12 @@ from lpgpu.nn.autograd import PropagateSequence, Replicated, Results
 from lpgpu.nn.cells import Cell, Masks
 from lpgpu.nn.frozen_draws import draws_of_call
 from lpgpu.nn.layout import Layout
-from lpgpu.nn.piece import Piece
 from lpgpu.nn.propagation import Propagation
-from lpgpu.nn.solved import Solved
+from lpgpu.nn.sequence_shard import SequenceShard
+from lpgpu.nn.solver_module import SolveResults, SolverModule
 
 
-class SolvedSequence(Solved, nn.Module):
+class SequenceModule(SolverModule):
     """A network of `num_layers` layers, each of one or two directions, whose cells `_cell` makes at every call.
 
     Attributes:
@@ -32,6 +32,11 @@ class SolvedSequence(Solved, nn.Module):
     forward_results: list[SolveResult | None]
     adjoint_results: list[SolveResult | None]
     _communicator: Communicator
+
+    @property
+    def results(self) -> SolveResults:
+        """`forward_results` and `adjoint_results`, as every network has them."""
+        return SolveResults(tuple(self.forward_results), tuple(self.adjoint_results))
 
     @property
     def _directions(self) -> int:
@@ -49,7 +54,7 @@ class SolvedSequence(Solved, nn.Module):
         self,
         x: Tensor,
         hx: Sequence[Tensor],
-        piece: Piece,
+        shard: SequenceShard,
         layout: Layout,
         lengths: Tensor | None,
         resets: Tensor | None = None,
@@ -61,16 +66,16 @@ class SolvedSequence(Solved, nn.Module):
         hx = layout.arranged(hx)
         resets = None if resets is None else layout.arranged([resets], dim=1)[0]
         weights = self._weights()
-        if not piece.is_whole:
-            values = Replicated.apply(piece.communicator, piece.anchor(), *weights.values())
+        if not shard.is_whole:
+            values = Replicated.apply(shard.communicator, shard.sentinel(), *weights.values())
             weights = dict(zip(weights, values, strict=True))
-        padded = None if lengths is None else piece.times(x.device)[:, None] >= lengths
+        padded = None if lengths is None else shard.times(x.device)[:, None] >= lengths
         last_states = []
         for layer in range(self.num_layers):
             directions = []
             for reverse in range(self._directions):
                 which = layer * self._directions + reverse
-                marched = piece.reversed() if reverse else piece
+                marched = shard.reversed() if reverse else shard
                 cell = self._cell(which, weights, _masks(marched, padded, resets, reverse=bool(reverse)))
                 states = self._solve(x.flip(0) if reverse else x, hx[which], cell, which, marched)
                 # in reverse every sequence ends at its first element
@@ -81,12 +86,12 @@ class SolvedSequence(Solved, nn.Module):
             if padded is not None:
                 x = x.masked_fill(padded.view(*padded.shape, *(1,) * (x.ndim - 2)), 0)
             if layer + 1 < self.num_layers:
-                x = piece.dropout(x, self.dropout, self.training)
-        if not piece.is_whole:
-            x, last_states = _of_ranks(piece, x, last_states)
+                x = shard.dropout(x, self.dropout, self.training)
+        if not shard.is_whole:
+            x, last_states = _of_ranks(shard, x, last_states)
         return layout.output(x), layout.restored(last_states)
 
-    def _solve(self, x: Tensor, h_0: Tensor, cell: Cell, which: int, marched: Piece) -> Tensor:
+    def _solve(self, x: Tensor, h_0: Tensor, cell: Cell, which: int, marched: SequenceShard) -> Tensor:
         """The states h_1 … h_T of one layer in one direction, of inputs in the order they are computed in."""
         propagation = Propagation(
             num_steps=marched.steps,
@@ -102,7 +107,7 @@ class SolvedSequence(Solved, nn.Module):
         tensors = (cell.inputs(x), h_0, *cell.weights)
         with draws_of_call(marched.communicator) if cell.may_draw else nullcontext() as cell.draws:
             cell.steps = marched.times(x.device) if cell.may_draw else None
-            return PropagateSequence.apply(propagation, cell, propagation.anchor(), *tensors)
+            return PropagateSequence.apply(propagation, cell, propagation.sentinel(), *tensors)
 
     def _share_weights(self, communicator: Communicator) -> None:
         """Give all ranks the weights of the first. Collective."""
@@ -143,7 +148,7 @@ class SolvedSequence(Solved, nn.Module):
         self.adjoint_results = [None] * (self.num_layers * self._directions)
 
 
-def _masks(marched: Piece, padded: Tensor | None, resets: Tensor | None, *, reverse: bool) -> Masks:
+def _masks(marched: SequenceShard, padded: Tensor | None, resets: Tensor | None, *, reverse: bool) -> Masks:
     """Those of this rank's steps, in the order in which they are marched."""
     if padded is not None:
         padded = (padded.flip(0) if reverse else padded)[..., None]
@@ -154,9 +159,9 @@ def _masks(marched: Piece, padded: Tensor | None, resets: Tensor | None, *, reve
     return Masks(padded, resets)
 
 
-def _of_ranks(piece: Piece, output: Tensor, last_states: list[Tensor]) -> tuple[Any, list[Tensor]]:
+def _of_ranks(shard: SequenceShard, output: Tensor, last_states: list[Tensor]) -> tuple[Any, list[Tensor]]:
     """This rank's output, and the last states of all, which are zero where they are not here."""
     together = torch.cat([h.flatten(1) for h in last_states], -1)
-    output, together = Results.apply(piece.communicator, piece.anchor(), output, together)
+    output, together = Results.apply(shard.communicator, shard.sentinel(), output, together)
     parts = together.split([h[0].numel() for h in last_states], -1)
     return output, [part.view_as(h) for part, h in zip(parts, last_states, strict=True)]

@@ -6,7 +6,7 @@ so that every trial of a step that draws at random (dropout, a batch) sees the s
 
 import random
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lpgpu.comm import Communicator
 from lpgpu.mgrit import DivergenceWarning, Propagator, Solver, SolveResult
-from lpgpu.nn.solved import Solved
+from lpgpu.nn.solver_module import solver_modules, using_solver
 from lpgpu.nn.watching import ForwardSolve, watching
 
 Step = Callable[[], object]
@@ -64,11 +64,6 @@ class Trial:
         return sum(sum(result.evaluations) for result in self.results)
 
 
-def solved_parts(*networks: nn.Module) -> list[Solved]:
-    """The parts of `networks` that a solver propagates, in order."""
-    return [module for network in networks for module in network.modules() if isinstance(module, Solved)]
-
-
 def attempt(net: nn.Module, step: Step, solver: Solver | None, *, keep_states: bool = False) -> Trial:
     """Run `step()` with `solver` in all parts of `net` (None: each with its own), and put everything back after it.
 
@@ -82,7 +77,7 @@ def attempt(net: nn.Module, step: Step, solver: Solver | None, *, keep_states: b
     versions = [theta._version for theta in net.parameters()]
     with (
         unchanged(net),
-        using_solver(solved_parts(net), solver),
+        using_solver(solver_modules(net), solver),
         warnings.catch_warnings(),
         torch.enable_grad(),
         recorder.naming(net),
@@ -115,7 +110,7 @@ class _Recorder:
     @contextmanager
     def naming(self, net: nn.Module) -> Iterator[None]:
         """Know by hooks which part of `net` is running: solves of other networks are not its own."""
-        solved = set(map(id, solved_parts(net)))
+        solved = set(map(id, solver_modules(net)))
         with ExitStack() as hooks:
             for name, module in net.named_modules():
                 if id(module) in solved:
@@ -138,23 +133,6 @@ class _Recorder:
         self.trial.solves.append(SolveInTrial(part, solve.num_steps, solve.communicator, solve.propagator, states))
         self.trial.results.append(solve.result)
         return self.trial.results.append
-
-
-@contextmanager
-def using_solver(parts: Iterable[Solved], solver: Solver | None) -> Iterator[None]:
-    """Propagate all `parts` with `solver` inside the `with` statement, and each as before after it; None: as they are.
-
-    Raises:
-        TypeError: for what is no solver.
-    """
-    before = [(part, part.solver) for part in parts]
-    try:
-        for part, own in before:
-            part.solver = own if solver is None else solver
-        yield
-    finally:
-        for part, own in before:
-            part.solver = own
 
 
 @contextmanager

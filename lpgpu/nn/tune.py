@@ -17,7 +17,8 @@ from lpgpu.mgrit.counting import Counts, count_work
 from lpgpu.nn.candidates import Search, families
 from lpgpu.nn.layer_parallel import LayerParallel
 from lpgpu.nn.memory import peak_bytes
-from lpgpu.nn.trials import SolveInTrial, Step, attempt, solved_parts
+from lpgpu.nn.solver_module import solver_modules
+from lpgpu.nn.trials import SolveInTrial, Step, attempt
 from lpgpu.nn.verify import check_arguments, communicator_of, exact_trial, gradient_error_of
 
 By = Literal["time", "depth"]
@@ -124,7 +125,7 @@ def search(
     _check_options(gradient_error, by, max_tries, max_seconds)
     bench = _Bench(net, step)
     begun = time.perf_counter()
-    base = next((part.solver for part in solved_parts(net) if isinstance(part.solver, MGRIT)), MGRIT())
+    base = next((part.solver for part in solver_modules(net) if isinstance(part.solver, MGRIT)), MGRIT())
     tried = [bench.exact, bench.attempt(base)]
     queue = Search(list(families(max(solve.num_steps for solve in bench.solves), base)), gradient_error)
     from tqdm import tqdm  # here, so that a machine with nothing but torch can import lpgpu

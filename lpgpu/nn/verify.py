@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from lpgpu.comm import Communicator, SingleProcess
 from lpgpu.mgrit import Serial
 from lpgpu.nn.layer_parallel import LayerParallel
-from lpgpu.nn.solved import Solved
-from lpgpu.nn.trials import SolveInTrial, Step, Trial, attempt, solved_parts
+from lpgpu.nn.solver_module import SolverModule, solver_modules
+from lpgpu.nn.trials import SolveInTrial, Step, Trial, attempt
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def check_arguments(net: nn.Module, step: Step) -> None:
             f"step is {type(step).__name__}; expected a function without arguments that runs forward and backward, "
             "such as lambda: loss(net(x), y).backward()"
         )
-    if not solved_parts(net):
+    if not solver_modules(net):
         raise ValueError(f"net ({type(net).__name__}) holds no LayerParallel, GRU or LSTM: nothing is solved")
 
 
@@ -162,7 +162,7 @@ def gradient_error_of(net: nn.Module, trial: Trial, exact: Trial) -> float:
 
 def communicator_of(net: nn.Module) -> Communicator:
     """That of the most ranks among the solved parts of `net`."""
-    communicators = [part._communicator for part in solved_parts(net)]
+    communicators = [part._communicator for part in solver_modules(net)]
     return max(communicators, key=lambda communicator: communicator.size, default=SingleProcess())
 
 
@@ -188,7 +188,7 @@ def _gradient_squares(net: nn.Module, trial: Sequence[Tensor | None], exact: Seq
 
 def _layer_gradients(net: nn.Module, name: str, trial: Trial, exact: Trial) -> tuple[float, ...] | None:
     """The relative error of the gradient of each layer's parameters, of a LayerParallel that has any."""
-    part: nn.Module | Solved = net.get_submodule(name)
+    part: nn.Module | SolverModule = net.get_submodule(name)
     if not isinstance(part, LayerParallel):
         return None
     where = {id(theta): i for i, theta in enumerate(net.parameters())}

@@ -11,9 +11,10 @@ from lpgpu import MGRIT, Serial
 from lpgpu.comm import SingleProcess
 from lpgpu.nn.cells import Cell, Masks
 from lpgpu.nn.cells.lstm import powers
-from lpgpu.nn.piece import Piece
+from lpgpu.nn.layout import Layout
 from lpgpu.nn.propagators import Layers, Linearisation
-from lpgpu.nn.sequence import SolvedSequence
+from lpgpu.nn.sequence import SequenceModule
+from lpgpu.nn.sequence_shard import SequenceShard
 from tests.assertions import assert_close_relative, relative_error
 from tests.nn.networks import WIDTH, exactly, inputs
 
@@ -80,7 +81,7 @@ class DecayCell(Cell):
         return torch.stack(states[1:])
 
 
-class Decaying(SolvedSequence):
+class Decaying(SequenceModule):
     """A network of one such cell."""
 
     num_layers, bidirectional, dropout = 1, False, 0.0
@@ -95,7 +96,7 @@ class Decaying(SolvedSequence):
 
     def forward(self, x: Tensor) -> Tensor:
         h_0 = x.new_zeros(x.shape[1], WIDTH)
-        return self._propagate(x, [h_0], Piece.of(self._communicator, x), None)[0]
+        return self._propagate(x, [h_0], SequenceShard.of(self._communicator, x), Layout(False), None)[0]
 
     def _weights(self) -> dict[str, Tensor]:
         return {"w": self.w, "a": self.a}

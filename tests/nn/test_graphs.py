@@ -16,7 +16,7 @@ from lpgpu.mgrit import cycle, relaxation
 from lpgpu.nn import ConvBlock, DenseBlock
 from lpgpu.nn.graphs import Graphs, GraphWarning
 from lpgpu.nn.recorder import CudaGraphs
-from lpgpu.nn.solved import Solved
+from lpgpu.nn.solver_module import SolverModule
 from tests.nn.recorded import CPURecorder
 
 SOLVERS = {
@@ -36,7 +36,7 @@ NETWORKS: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
 def graphs(monkeypatch: pytest.MonkeyPatch) -> Graphs:
     """Those of every network within the test."""
     graphs = Graphs(CPURecorder())
-    monkeypatch.setattr(Solved, "graphs", graphs)
+    monkeypatch.setattr(SolverModule, "graphs", graphs)
     return graphs
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lpgpu import MGRIT, LayerParallel, Parareal, Serial
+from lpgpu import GRU, MGRIT, LayerParallel, Parareal, Serial
 from lpgpu.nn import DenseBlock
 from tests.assertions import (
     TOLERANCE,
@@ -470,3 +470,17 @@ class TestMemory:
         for _ in range(10):
             step()
         assert self.live_tensors() <= before
+
+
+@pytest.mark.parametrize("solves", [1, 4])
+def test_results_look_alike_on_every_network(solves: int) -> None:
+    """One place to ask for them, whatever is solved: before any solve None, then the latest of each."""
+    net = network() if solves == 1 else GRU(WIDTH, 3, 2, bidirectional=True, dtype=torch.float64)
+    x = inputs() if solves == 1 else inputs(20, 2, WIDTH)
+    assert net.results == ((None,) * solves, (None,) * solves)
+    y = net(x)
+    assert all(net.results.forward) and net.results.adjoint == (None,) * solves
+    (y if solves == 1 else y[0]).sum().backward()
+    both = (net.forward_result, net.adjoint_result) if solves == 1 else (net.forward_results[0], net.adjoint_results[0])  # pyright: ignore
+    assert (net.results.forward[0], net.results.adjoint[0]) == both
+    assert len(net.results.adjoint) == solves and all(net.results.adjoint)

@@ -13,7 +13,7 @@ from lpgpu.nn import DenseBlock
 from lpgpu.nn import tune as tuning_module
 from lpgpu.nn.candidates import CYCLES, Family, Search, families
 from lpgpu.nn.memory import peak_bytes
-from lpgpu.nn.trials import solved_parts
+from lpgpu.nn.solver_module import solver_modules
 from lpgpu.nn.tune import search
 from tests.nn.networks import WIDTH
 
@@ -36,7 +36,7 @@ def test_by_depth_within_the_aim_and_shallower_than_serial(aim, capsys):
     printed = capsys.readouterr().out
     assert net[1].solver is own  # the caller assigns
     assert isinstance(solver, MGRIT) and solver.store == "c_points"
-    for part in solved_parts(net):
+    for part in solver_modules(net):
         part.solver = solver
     report = verify(net, step)
     assert report.gradient <= aim and report.depth < report.exact_depth

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lpgpu import GRU, MGRIT, LayerParallel, Serial, SolveResult
+from lpgpu.nn.solver_module import using_solver
 from lpgpu.train import ODEOptions, find_recipe
 from lpgpu.train.loop.trainer import Trainer
 from lpgpu.train.methods.solvers import (
@@ -14,7 +15,6 @@ from lpgpu.train.methods.solvers import (
     latest_solves,
     reduction_per_cycle,
     residual_histories,
-    using_solver,
 )
 
 

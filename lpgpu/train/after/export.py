@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lpgpu.nn.trials import solved_parts
+from lpgpu.nn.solver_module import solver_modules
 from lpgpu.train.after.trained import trained
 from lpgpu.train.runs.atomic import atomic_write
 from lpgpu.train.setup.errors import InputError
@@ -66,7 +66,7 @@ def plain_network(network: nn.Module) -> nn.Module:
     >>> len(plain_network(network)[0])
     3
     """
-    twins: dict[Any, nn.Module] = {part: _twin(part) for part in solved_parts(network)}
+    twins: dict[Any, nn.Module] = {part: _twin(part) for part in solver_modules(network)}
     names = {name: module for name, module in network.named_modules() if module in twins}
     if "" in names:
         return twins[names[""]]

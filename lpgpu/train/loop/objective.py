@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from lpgpu import LayerParallel, clip_grad_norm_
 from lpgpu.nn.gradients import network_dot
+from lpgpu.nn.solver_module import solver_modules
 from lpgpu.train.loop.regularization import depth_smoothness, smoothness_between_ranks, tikhonov
 from lpgpu.train.setup.networks import ODEOptions
 from lpgpu.train.setup.options import TrainOptions
-from lpgpu.train.setup.recipe import Problem, propagated_parts
+from lpgpu.train.setup.recipe import Problem
 
 Timed = Callable[[str], AbstractContextManager[None]]
 
@@ -72,7 +73,7 @@ class Objective:
     def _smoothness(self, network: nn.Module) -> Iterator[tuple[float, LayerParallel, Tensor, Tensor | float]]:
         """Of each network of layers: γ, it, its smoothness within this rank's layers, and across their boundaries."""
         if isinstance(self.options, ODEOptions) and self.options.smoothness:
-            for part in propagated_parts(network):
+            for part in solver_modules(network):
                 if isinstance(part, LayerParallel):
                     between = smoothness_between_ranks(part, self.ranks.grid.layer_rank)
                     yield self.options.smoothness, part, depth_smoothness(part.parameters(), part.dt), between

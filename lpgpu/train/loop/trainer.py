@@ -19,18 +19,19 @@ from lpgpu import (
     load_full_state_dict,
 )
 from lpgpu.nn.gradients import network_norm
+from lpgpu.nn.solver_module import solver_modules, using_solver
 from lpgpu.profiling import nvtx_range
 from lpgpu.train.loop.measures import Measures
 from lpgpu.train.loop.objective import Objective
 from lpgpu.train.methods.control import Moment, control_of
 from lpgpu.train.methods.mgopt import mgopt_of
 from lpgpu.train.methods.optimizers import optimizer_of_network
-from lpgpu.train.methods.solvers import Probe, gradient_probe, latest_solves, using_solver
+from lpgpu.train.methods.solvers import Probe, gradient_probe, latest_solves
 from lpgpu.train.runs.metrics import Record, RunningMean
 from lpgpu.train.setup.errors import TrainingDivergedError
 from lpgpu.train.setup.networks import ODEOptions
 from lpgpu.train.setup.options import TrainOptions
-from lpgpu.train.setup.recipe import Problem, Recipe, propagated_parts
+from lpgpu.train.setup.recipe import Problem, Recipe
 from lpgpu.train.setup.schedulers import check_scheduler, scheduler_of, step_scheduler
 
 
@@ -54,7 +55,7 @@ class Trainer:
         self.data = self.problem.dataset.to(self.device)
         self.objective = Objective(self.problem, options, self._timed)
         self.mgopt = mgopt_of(recipe, options, self.network) if isinstance(options, ODEOptions) else None
-        for part in self.problem.propagated if self.mgopt is None else propagated_parts(*self.mgopt.networks):
+        for part in self.problem.propagated if self.mgopt is None else solver_modules(*self.mgopt.networks):
             part.register_forward_pre_hook(_refuse_non_finite)
         self.optimizer = self.mgopt or optimizer_of_network(options, self.network)
         name, arguments = options.scheduler, options.scheduler_options

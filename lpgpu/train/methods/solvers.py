@@ -10,21 +10,9 @@ from itertools import zip_longest
 import torch
 from torch import Tensor, nn
 
-from lpgpu import MGRIT, DivergenceWarning, LayerParallel, Serial, SolveResult
-from lpgpu.train.setup.recipe import Problem, Propagated, propagated_parts
-
-
-@contextmanager
-def using_solver(parts: Iterable[Propagated], solver: MGRIT | Serial) -> Iterator[None]:
-    """Propagate all `parts` with `solver` inside the `with` statement, and each as before after it."""
-    before = [(part, part.solver) for part in parts]
-    try:
-        for part, _ in before:
-            part.solver = solver
-        yield
-    finally:
-        for part, own in before:
-            part.solver = own
+from lpgpu import MGRIT, DivergenceWarning, Serial, SolveResult
+from lpgpu.nn.solver_module import SolverModule, solver_modules, using_solver
+from lpgpu.train.setup.recipe import Problem
 
 
 @dataclass(frozen=True)
@@ -55,14 +43,11 @@ class Solves:
         return sum(result.sequential_depth for result in self.results)
 
 
-def latest_solves(parts: Iterable[Propagated]) -> tuple[Solves, Solves]:
+def latest_solves(parts: Iterable[SolverModule]) -> tuple[Solves, Solves]:
     """The latest forward and adjoint solves. Raises RuntimeError before the first backward pass."""
-    forward: list[SolveResult | None] = []
-    adjoint: list[SolveResult | None] = []
-    for part in parts:
-        forward += [part.forward_result] if isinstance(part, LayerParallel) else part.forward_results
-        adjoint += [part.adjoint_result] if isinstance(part, LayerParallel) else part.adjoint_results
-    return _solves(forward), _solves(adjoint)
+    results = [part.results for part in parts]
+    forward = [result for each in results for result in each.forward]
+    return _solves(forward), _solves([result for each in results for result in each.adjoint])
 
 
 def _solves(results: list[SolveResult | None]) -> Solves:
@@ -106,7 +91,7 @@ def gradient_probe(network: nn.Module, solver: MGRIT | Serial, compute: Callable
     Raises:
         RuntimeError: when `compute()` leaves no gradient in the network.
     """
-    parts = propagated_parts(network)
+    parts = solver_modules(network)
     devices = {theta.device for theta in network.parameters() if theta.device.type == "cuda"}
     network.zero_grad(set_to_none=True)
     with (

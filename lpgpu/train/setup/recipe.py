@@ -6,11 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lpgpu import GRU, LayerParallel
 from lpgpu.data import Dataset
+from lpgpu.nn.solver_module import SolverModule, solver_modules
 from lpgpu.train.setup.options import TrainOptions
-
-Propagated = LayerParallel | GRU  # what is solved: over its layers, or over the steps of a sequence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +28,9 @@ class Problem:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
-    def propagated(self) -> list[Propagated]:
+    def propagated(self) -> list[SolverModule]:
         """The parts of `network` that are solved, in order: their solver is exchanged, their solves are recorded."""
-        return propagated_parts(self.network)
-
-
-def propagated_parts(*networks: nn.Module) -> list[Propagated]:
-    """The parts of `networks` that are solved, in order."""
-    return [module for network in networks for module in network.modules() if isinstance(module, Propagated)]
+        return solver_modules(self.network)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lpgpu.kernels import devices, launch
-from lpgpu.nn.propagation import Propagated, Propagation
+from lpgpu.nn.propagation import ForwardSolution, Propagation
 
 LAUNCH_OPTIONS = ("num_warps", "num_stages")
 
@@ -68,7 +68,7 @@ class FakeGPU:
     """What was launched on it, and the forward solves whose adjoints can still be solved."""
 
     launches: list[Launch] = field(default_factory=list)
-    solves: list[Propagated] = field(default_factory=list)
+    solves: list[ForwardSolution] = field(default_factory=list)
 
     def train_step(self, net: nn.Module, x: Tensor) -> None:
         """Forward, and back through all that was propagated."""
@@ -89,7 +89,7 @@ def fake_gpu(arch: int = 90) -> Iterator[FakeGPU]:
         gpu.launches.append(Launch(kernel, grid, arguments, options))
         gpu.launches[-1].check()
 
-    def keep(propagation: Propagation, *arguments: Any) -> Propagated:
+    def keep(propagation: Propagation, *arguments: Any) -> ForwardSolution:
         gpu.solves.append(forward(replace(propagation, differentiable=True), *arguments))
         return gpu.solves[-1]
 

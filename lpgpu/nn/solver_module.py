@@ -1,18 +1,27 @@
 """What every propagated module has: a solver that may be exchanged, and a precision of its own."""
 
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lpgpu.comm import Communicator
-from lpgpu.mgrit import MGRIT, Serial, Solver
+from lpgpu.mgrit import MGRIT, Serial, Solver, SolveResult
 from lpgpu.nn.arguments import with_tensors_mapped
 from lpgpu.nn.eager import eager
 from lpgpu.nn.graphs import Graphs
 
 
-class Solved:
+class SolveResults(NamedTuple):
+    """The latest solves of a network: one of each kind, or one for each of its layers and directions; None: not yet."""
+
+    forward: tuple[SolveResult | None, ...]
+    adjoint: tuple[SolveResult | None, ...]
+
+
+class SolverModule(nn.Module):
     """A module with a solver, checked when it is assigned.
 
     Under torch.autocast it computes in the precision of its parameters, and takes what autocast has made of its input:
@@ -37,6 +46,11 @@ class Solved:
         self._solver = solver
 
     @property
+    def results(self) -> SolveResults:
+        """Its latest solves in both directions, in the order of the forward ones."""
+        raise NotImplementedError
+
+    @property
     def graphs(self) -> Graphs:
         """The CUDA graphs that its solves are replayed from."""
         return self.__dict__.setdefault("_graphs", Graphs())
@@ -57,14 +71,14 @@ class Solved:
     @eager
     def _call_impl(self, *arguments: Any, **named: Any) -> Any:
         """nn.Module's, so that `.compile()` of the module itself compiles nothing of a solve either."""
-        return super()._call_impl(*arguments, **named)  # pyright: ignore[reportAttributeAccessIssue]
+        return super()._call_impl(*arguments, **named)
 
     def _in_own_precision(self, *arguments: Any, **named: Any) -> Any:
         """The call, in the parameters' own precision."""
-        of_layers: Tensor | None = next(self.parameters(), None)  # pyright: ignore[reportAttributeAccessIssue]
+        of_layers: Tensor | None = next(self.parameters(), None)
         # autocast knows no device "meta", which the checks of the call refuse
         if of_layers is None or of_layers.is_meta or not torch.is_autocast_enabled(of_layers.device.type):
-            return super().__call__(*arguments, **named)  # pyright: ignore[reportAttributeAccessIssue]
+            return super().__call__(*arguments, **named)
         low = torch.get_autocast_dtype(of_layers.device.type)
 
         def own(value: Tensor) -> Tensor:
@@ -72,7 +86,29 @@ class Solved:
 
         with torch.autocast(of_layers.device.type, enabled=False):
             arguments, named = with_tensors_mapped(own, (arguments, named))
-            return super().__call__(*arguments, **named)  # pyright: ignore[reportAttributeAccessIssue]
+            return super().__call__(*arguments, **named)
+
+
+def solver_modules(*networks: nn.Module) -> list[SolverModule]:
+    """The parts of `networks` that a solver propagates, in order."""
+    return [module for network in networks for module in network.modules() if isinstance(module, SolverModule)]
+
+
+@contextmanager
+def using_solver(parts: Iterable[SolverModule], solver: Solver | None) -> Iterator[None]:
+    """Propagate all `parts` with `solver` inside the `with` statement, and each as before after it; None: as they are.
+
+    Raises:
+        TypeError: for what is no solver.
+    """
+    before = [(part, part.solver) for part in parts]
+    try:
+        for part, own in before:
+            part.solver = own if solver is None else solver
+        yield
+    finally:
+        for part, own in before:
+            part.solver = own
 
 
 def _refuse_recording(module: Any) -> None:

@@ -1,4 +1,4 @@
-"""The piece of a sequence that one rank has: where it lies, and what of the sequence's last states is in it."""
+"""The shard of a sequence that one rank has: where it lies, and what of the sequence's last states is in it."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,12 +11,12 @@ from torch import Tensor
 from lpgpu.comm import Communicator
 from lpgpu.mgrit import Partition
 from lpgpu.mgrit.exchange import global_sum
-from lpgpu.nn.propagation import anchor_for
+from lpgpu.nn.propagation import sentinel_for
 from lpgpu.nn.stacking import draw_seed
 
 
 @dataclass(frozen=True)
-class Piece:
+class SequenceShard:
     """This rank's steps of a sequence of `steps`; `partition` is None where they are all of them."""
 
     communicator: Communicator
@@ -25,7 +25,7 @@ class Piece:
 
     @classmethod
     def of(cls, communicator: Communicator, x: Tensor) -> Self:
-        """The piece `x` [T, ...]. Collective."""
+        """The shard `x` [T, ...]. Collective."""
         if communicator.size == 1:
             return cls(communicator, len(x), None)
         lengths = torch.zeros(communicator.size, dtype=torch.int64)
@@ -49,7 +49,7 @@ class Piece:
         return self.partition.num_local_layers if self.partition else self.steps
 
     def reversed(self) -> Self:
-        """The same piece of the sequence read from its end, by the ranks in the opposite order."""
+        """The same shard of the sequence read from its end, by the ranks in the opposite order."""
         if self.partition is None:
             return self
         lengths = [stop - first for first, stop in pairwise((*self.partition.cuts[:-1], self.steps))]
@@ -78,6 +78,6 @@ class Piece:
         kept = torch.empty_like(x).bernoulli_(1 - p, generator=generator)
         return x * kept / max(1 - p, torch.finfo(x.dtype).tiny)
 
-    def anchor(self) -> Tensor | None:
-        """See `lpgpu.nn.propagation.anchor_for`."""
-        return anchor_for(self.communicator)
+    def sentinel(self) -> Tensor | None:
+        """See `lpgpu.nn.propagation.sentinel_for`."""
+        return sentinel_for(self.communicator)
