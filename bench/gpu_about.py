@@ -49,14 +49,16 @@ def about(env: dict[str, str], *, rehearsal: bool) -> dict[str, object]:
 
 
 def commit() -> str:
-    """The commit, from git or its files, else from the variable LPGPU_COMMIT."""
+    """The commit, from the variable LPGPU_COMMIT where that is set, else from git or its files."""
+    if given := os.environ.get("LPGPU_COMMIT"):
+        return given
     if found := output(["git", "-C", str(ROOT), "rev-parse", "HEAD"], dict(os.environ)):
         return found
     try:
         head = (ROOT / ".git" / "HEAD").read_text().strip()
         return (ROOT / ".git" / head[5:]).read_text().strip() if head.startswith("ref: ") else head
     except OSError:
-        return os.environ.get("LPGPU_COMMIT", "unknown")
+        return "unknown"
 
 
 def sources() -> str:

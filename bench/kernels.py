@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from explain import explained
 from gpu_timing import same_precision
 from kernel_case import Case
 from kernel_cases import cases
@@ -98,6 +99,7 @@ def main() -> None:
     parser.add_argument(
         "--estimates", choices=[m.name for m in MACHINES], help="print estimates for this GPU, and stop"
     )
+    parser.add_argument("--explain", action="store_true", help="what bounds each, by bench/explain.py, below it")
     arguments = parser.parse_args()
     chosen = cases("cpu" if arguments.estimates else "cuda", quick=arguments.quick)
     operations = {case.operation for case in chosen}
@@ -112,10 +114,12 @@ def main() -> None:
     machine = this_machine()
     same_precision()
     print(f"\n{json.dumps(about(machine))}\n\n{HEADER}")
-    measured = []
+    measured, of_name = [], {case.name: case for case in chosen}
     for row in rows(chosen, machine, arguments.minutes):
         measured.append(row)
         print(line(row), flush=True)
+        if arguments.explain:
+            print(f"|   model: | {explained(of_name[row.name], machine).cells()} | |", flush=True)
     path = arguments.json or RESULTS / f"kernels-{machine.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"about": about(machine), "rows": [asdict(row) for row in measured]}, indent=1) + "\n")

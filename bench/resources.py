@@ -12,7 +12,13 @@ TABLE = Path(__file__).parent.parent / "tests" / "kernels" / "resources.json"
 
 
 def resources_of(case: Case, arch: int) -> dict[str, int]:
-    """Registers, shared memory and warps of the configuration in the table that is nearest in width to the case's.
+    """Registers, shared memory and warps of the configuration in the table that is nearest to the case's; `key_of`."""
+    of_key = _table()[key_of(case, arch)]
+    return {name: of_key[name] for name in ("registers", "shared", "num_warps")}
+
+
+def key_of(case: Case, arch: int) -> str:
+    """The name in the table of the configuration that is nearest in width to the case's.
 
     The table holds the widths that matter; another width takes those of the next wider one, or of the widest.
 
@@ -23,8 +29,7 @@ def resources_of(case: Case, arch: int) -> dict[str, int]:
     found = {key: each for key, each in _table().items() if of_kernel.match(key)}
     if not found:
         raise KeyError(f"{TABLE.name} has no {case.kernel} in {NAMES[case.dtype]} for sm_{arch}")
-    nearest = min(found, key=lambda key: (_width(key) < case.width, abs(_width(key) - case.width), len(key)))
-    return {name: found[nearest][name] for name in ("registers", "shared", "num_warps")}
+    return min(found, key=lambda key: (_width(key) < case.width, abs(_width(key) - case.width), len(key)))
 
 
 def _width(key: str) -> int:

@@ -1,5 +1,7 @@
 """The benchmarks that need a GPU, as far as they can be run without one."""
 
+import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -75,3 +77,42 @@ def test_estimates_never_beat_the_limit() -> None:
         for case in cases("cpu", quick=False):
             of_case = estimate(case.work, machine, **resources_of(case, machine.arch))
             assert of_case.seconds >= of_case.limit > 0, case.name
+
+
+CODE = """
+.L_x_0:
+        /*0010*/                   MOV R1, c[0x0][0x28] ;
+.L_x_1:
+        /*0020*/                   LDSM.16.M88.4 R4, [R0] ;
+        /*0030*/               @P0 HMMA.16816.F32.BF16 R8, R4, R6, R8 ;
+        /*0040*/                   MUFU.EX2 R9, R9 ;
+        /*0050*/                   STS.64 [R0], R8 ;
+        /*0060*/                   BAR.SYNC.DEFER_BLOCKING 0x0 ;
+        /*0070*/               @P1 BRA `(.L_x_1) ;
+        /*0080*/                   STG.E [R2.64], R8 ;
+        /*0090*/               @P2 BRA `(.L_x_0) ;
+"""
+
+
+def test_the_innermost_loop_is_what_is_counted() -> None:
+    from instructions import Mix, innermost_loop, mix_of  # pyright: ignore[reportMissingImports]
+
+    assert innermost_loop(CODE) == Mix(issued=6, matrix=1, special=1, barriers=1, shared_cycles=4 + 2)
+    assert mix_of(CODE.splitlines()).issued == 9
+    assert innermost_loop("        /*0010*/                   EXIT ;").issued == 1
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="what is interpreted cannot be compiled")
+def test_explanations_bracket_and_stand_beside_what_was_measured(tmp_path: Path) -> None:
+    rows = tmp_path / "kernels.jsonl"
+    rows.write_text(json.dumps({"name": "gru-serial H=128 batch=16 steps=256 bf16", "times": {"p50": 5.662e-4}}) + "\n")
+    done = run("bench/explain.py", "--quick", "--only", "gru-serial,fas", "--measured", str(rows))
+    assert done.returncode == 0, done.stderr
+    table = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith(("| gru", "| fas"))]
+    assert len(table) == 4
+    for _, _, between, most, cycles in table:
+        least, greatest = map(float, between.split(" – "))
+        assert 0 < least <= greatest and most in cycles
+    serial = next(line for line in table if line[0].endswith("steps=256 bf16"))
+    assert serial[1] == "566.2" and serial[4].startswith("256 × ") and "special" in serial[4]

@@ -12,6 +12,7 @@ from lpgpu.train import InputError
 SUITES = {
     "solver": "MGRIT against serial PyTorch, forward + backward",
     "kernels": "every fused kernel over the shapes that matter (needs a GPU; or --estimates H100)",
+    "explain": "what bounds each fused kernel, by its machine code, beside what was measured; needs no GPU",
     "scaling": "one and two ranks on a CPU",
     "model": "times on 1 … 1024 GPUs, modelled",
 }
@@ -27,11 +28,14 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         epilog="`lpgpu bench SUITE --help` lists the options of a suite.",
     )
     parser.add_argument("suite", metavar="SUITE", nargs="?", choices=SUITES, default="solver", help="[solver]")
+    parser.add_argument("--explain", nargs=argparse.REMAINDER, metavar="OPTION", help="short for: bench explain ...")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="options of the suite")
     parser.set_defaults(command=_bench, parser=parser)
 
 
 def _bench(arguments: argparse.Namespace) -> None:
+    if arguments.explain is not None:
+        arguments.suite, arguments.options = "explain", arguments.explain
     root = Path(lpgpu.__file__).resolve().parents[1]
     script = root / "bench" / f"{arguments.suite}.py"
     if not script.exists():

@@ -130,6 +130,8 @@ def test_bad_input_is_one_line_and_exit_code_2(
 def test_bench_runs_the_scripts_of_the_checkout(capfd: pytest.CaptureFixture):
     assert main(["bench", "kernels", "--estimates", "H100", "--quick", "--only", "fas"]) == 0
     assert "nothing here was measured" in capfd.readouterr().out
+    assert main(["bench", "--explain", "--quick", "--only", "fas"]) == 0
+    assert "A model of one H100" in capfd.readouterr().out
     with pytest.raises(SystemExit) as done:
         main(["bench", "solver", "--cases", "none-such"])
     assert done.value.code == 2

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from lpgpu.kernels import registry
 from lpgpu.kernels.configuration import Configuration
@@ -64,8 +65,8 @@ def read_table() -> dict[str, Resources]:
     return {key: Resources(**values) for key, values in json.loads(TABLE.read_text()).items()}
 
 
-def resources(configuration: Configuration, arch: int) -> Resources:
-    """Compile one configuration for one architecture, and look at what came."""
+def binary_of(configuration: Configuration, arch: int) -> Any:
+    """One configuration, compiled for one architecture."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
@@ -75,7 +76,20 @@ def resources(configuration: Configuration, arch: int) -> Resources:
     aligned = {(i,): [["tt.divisibility", 16]] for i, type in enumerate(signature.values()) if type.startswith("*")}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constexprs, attrs=aligned)
     options = {"num_warps": configuration.num_warps, "num_stages": configuration.num_stages}
-    binary = compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    return compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+
+
+def machine_code(configuration: Configuration, arch: int) -> str:
+    """What was compiled, disassembled."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary_of(configuration, arch).asm["cubin"])
+        file.flush()
+        return _tool("nvdisasm", "-c", file.name)
+
+
+def resources(configuration: Configuration, arch: int) -> Resources:
+    """Compile one configuration for one architecture, and look at what came."""
+    binary = binary_of(configuration, arch)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary.asm["cubin"])
         file.flush()

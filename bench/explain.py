@@ -1,0 +1,140 @@
+"""What bounds each fused kernel: a model of one pass of its innermost loop, beside what was measured.
+
+    python bench/explain.py [--machine H100] [--measured kernels.jsonl] [--only gru-sweep,fas] [--quick]
+
+Of the programs that share a multiprocessor, in cycles of one pass (a step of a resident sweep, a block of the summed
+dimension of a tiled product), from the machine code of the compiled kernel:
+
+    issue     instructions of all warps / 4 schedulers
+    matrix    flops / peak rate
+    shared    bytes of shared memory / 128 a cycle
+    special   exponentials and reciprocals / 16 a cycle
+    memory    bytes past the chip / bandwidth
+    latency   a program's own chain: barriers 30, a matrix instruction 33 for each 16 units summed, two gates 120 each
+
+All of them side by side take the longest one's time, one after the other their sum; a launch in a CUDA graph adds
+about 3 µs (measured on an H100). Resident sweeps measured there took about the sum. What takes much longer is bound by
+what is not in the model, such as loads that miss the caches.
+"""
+
+import argparse
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from instructions import of_configuration
+from kernel_case import Case
+from kernel_cases import cases
+from machine import MACHINES, Machine, occupancy
+from resources import key_of, resources_of
+
+LAUNCH = 3e-6
+_BARRIER, _MATRIX_CHAIN, _GATES = 30, 33, 240
+
+
+@dataclass(frozen=True)
+class Cycles:
+    """Of one pass, by what takes them."""
+
+    issue: float
+    matrix: float
+    shared: float
+    special: float
+    memory: float
+    latency: float
+
+    @property
+    def longest(self) -> str:
+        """What takes the most."""
+        return max(asdict(self), key=lambda name: getattr(self, name))
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Seconds of a call: all side by side, and one after the other; cycles of a pass, and how many passes there are."""
+
+    least: float
+    most: float
+    passes: int
+    cycles: Cycles
+
+    def cells(self) -> str:
+        """Of the table: microseconds, what takes the most, the cycles of a pass."""
+        cycles = ", ".join(f"{name} {value:.0f}" for name, value in asdict(self.cycles).items() if value >= 1)
+        between = f"{1e6 * self.least:.1f} – {1e6 * self.most:.1f}"
+        return f"{between} | {self.cycles.longest} | {self.passes} × ({cycles})"
+
+
+def explained(case: Case, machine: Machine) -> Explanation:
+    """The model of a case on a machine; compiles its kernel, which needs no GPU."""
+    work, key = case.work, key_of(case, machine.arch)
+    mix, taken = of_configuration(key), resources_of(case, machine.arch)
+    fits = occupancy(taken["registers"], taken["shared"], taken["num_warps"], machine)
+    waves = math.ceil(work.programs / (machine.sms * fits))
+    together = min(fits, math.ceil(work.programs / machine.sms))
+    busy = min(machine.sms, work.programs)
+    passes = work.steps if work.steps > 1 else _summed_blocks(case, key)
+    flops, bytes = (total / (work.programs * work.launches * passes) for total in (work.flops, work.bytes))
+    warps = together * taken["num_warps"]
+    cycles = Cycles(
+        issue=mix.issued * warps / 4,
+        matrix=together * flops / machine.flops[work.unit],
+        shared=mix.shared_cycles * warps,
+        special=mix.special * warps * 2,
+        memory=together * busy * bytes / machine.bandwidth * machine.clock,
+        latency=_latency(case, mix.barriers, mix.matrix),
+    )
+    each = asdict(cycles).values()
+    least, most = (
+        work.launches * (waves * passes * of_pass / machine.clock + LAUNCH) for of_pass in (max(each), sum(each))
+    )
+    return Explanation(least, most, work.launches * waves * passes, cycles)
+
+
+def _latency(case: Case, barriers: int, matrix: int) -> float:
+    """Of a program's own chain of dependent instructions, in one pass."""
+    summed = case.width if case.work.steps > 1 else 16
+    gates = _GATES if case.operation in ("gru-sweep", "gru-serial") and case.work.steps > 1 else 0
+    return barriers * _BARRIER + (math.ceil(summed / 16) * _MATRIX_CHAIN if matrix else 0) + gates
+
+
+def _summed_blocks(case: Case, key: str) -> int:
+    """Into how many blocks a tiled kernel cuts the dimension that it sums over."""
+    from tests.kernels.compiled import configurations
+
+    constants = configurations()[key][0].constexprs
+    depth = constants.get("DEPTH") or constants.get("SUMMED")
+    taps = 9 if case.kernel == "conv_step_kernel" else 1
+    return math.ceil(taps * case.width / depth) if depth else 1
+
+
+def main() -> None:
+    """A row for each case."""
+    parser = argparse.ArgumentParser(description="what bounds each fused kernel")
+    parser.add_argument("--machine", choices=[m.name for m in MACHINES], default="H100", help="[%(default)s]")
+    parser.add_argument("--measured", type=Path, help="kernels.jsonl of `make gpu`, to print beside")
+    parser.add_argument("--only", help="operations, separated by commas [all]")
+    parser.add_argument("--quick", action="store_true", help="few shapes")
+    arguments = parser.parse_args()
+    chosen = cases("cpu", quick=arguments.quick)
+    wanted = set(arguments.only.split(",")) if arguments.only else {case.operation for case in chosen}
+    if unknown := wanted - {case.operation for case in chosen}:
+        parser.error(f"unknown operations {sorted(unknown)}")
+    machine = next(m for m in MACHINES if m.name == arguments.machine)
+    rows = [json.loads(line) for line in arguments.measured.read_text().splitlines()] if arguments.measured else []
+    measured = {row["name"]: row["times"]["p50"] for row in rows if row.get("times")}
+    print(f"\nA model of one {machine.name}; measured: {arguments.measured or 'nothing'}\n")
+    print(
+        "| case | measured µs | side by side – one after the other µs | most cycles | cycles of a pass |\n"
+        + "|---" * 5
+        + "|"
+    )
+    for case in (each for each in chosen if each.operation in wanted):
+        found = explained(case, machine)
+        seconds = f"{1e6 * measured[case.name]:.1f}" if case.name in measured else ""
+        print(f"| {case.name} | {seconds} | {found.cells()} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
