@@ -44,10 +44,11 @@ def build(name: str, target: str, folder: Path, *, nvcc: str = "nvcc") -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     out = folder / f"{Path(name).name}.{target}.cubin"
-    done = subprocess.run(command(name, target, out, nvcc=nvcc), capture_output=True, text=True, check=False)
+    unfinished = out.with_suffix(f".{os.getpid()}")  # another process may build the same
+    done = subprocess.run(command(name, target, unfinished, nvcc=nvcc), capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"nvcc could not compile {source_of(name)}:\n{done.stdout}{done.stderr}")
-    return out
+    return unfinished.rename(out)
 
 
 @cache
