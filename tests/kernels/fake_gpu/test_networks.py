@@ -32,6 +32,8 @@ SOLVERS = {
     "default": MGRIT(),
     "c_points": MGRIT(levels=2, coarsening=5, store="c_points"),
     "serial": Serial(),
+    "picard": MGRIT(coarse_operator="picard", picard_order=2),
+    "linear": MGRIT(coarse_operator="linear"),
     "F-cycle": MGRIT(cycle="F", levels=4, coarsening=2, relaxation="F", initial_guess="constant"),
 }
 
