@@ -21,7 +21,7 @@ from lpgpu.kernels.precision import dot_precision
 from lpgpu.kernels.sweep import Sweep
 from lpgpu.nn import ConvBlock, DenseBlock
 from tests.assertions import TOLERANCE, relative_error
-from tests.kernels.fused import conv, dense, fas, gru
+from tests.kernels.fused import affine_scan, conv, dense, fas, gru
 
 Item = Callable[[], Iterator[dict[str, Any]]]
 
@@ -75,6 +75,7 @@ def kernel_checks() -> Iterator[tuple[str, Callable[[], None]]]:
         yield f"conv adjoint {shape}", partial(conv.check_sweep, case, F_SWEEP_BACK, adjoint=True, **terms)
     for name, dtype in DTYPES.items():
         orders = ("channels last", "spread", "contiguous")
+        yield f"scan {name}", partial(affine_scan.check, affine_scan.Case((3, 37, 16, 128), dtype=dtype, device=DEVICE))
         yield f"fas {name}", partial(fas.check, fas.Case((17, 50, 8, 784), orders, dtype, DEVICE), 16)
 
 

@@ -38,8 +38,8 @@ class Machine:
         return self.flops[unit] * self.clock
 
 
-_HOPPER = {"bf16": 4096, "fp16": 4096, "tf32": 2048, "tf32x3": 2048 / 3, "ieee": 256, "fp64": 256}
-_AMPERE = {"bf16": 2048, "fp16": 2048, "tf32": 1024, "tf32x3": 1024 / 3, "ieee": 128, "fp64": 128}
+_HOPPER = {"bf16": 4096, "fp16": 4096, "tf32": 2048, "tf32x3": 2048 / 3, "bf16x3": 4096 / 3, "ieee": 256, "fp64": 256}
+_AMPERE = {"bf16": 2048, "fp16": 2048, "tf32": 1024, "tf32x3": 1024 / 3, "bf16x3": 2048 / 3, "ieee": 128, "fp64": 128}
 H100 = Machine(name="H100", arch=90, sms=132, clock=1.755e9, bandwidth=3.35e12, shared=233_472, flops=_HOPPER)
 H200 = Machine(name="H200", arch=90, sms=132, clock=1.755e9, bandwidth=4.8e12, shared=233_472, flops=_HOPPER)
 A100 = Machine(name="A100", arch=80, sms=108, clock=1.41e9, bandwidth=2.04e12, shared=167_936, flops=_AMPERE)

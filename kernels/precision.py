@@ -1,7 +1,8 @@
 """One knob for how fp32 products are computed, in the fused kernels and in the library's GEMMs alike.
 
-"ieee": fp32 throughout. "tf32x3": three TF32 products, as accurate as fp32 to rounding, on the matrix units. "tf32",
-"bf16": operands rounded to 10 or 7 bits. Sums are kept in fp32 always; fp64 and half-precision tensors are not touched.
+"ieee": fp32 throughout. "tf32x3": three TF32 products, as accurate as fp32 to rounding, on the matrix units. "bf16x3":
+three bf16 products of operands split in two, which keep 16 bits and take half the memory on chip. "tf32", "bf16":
+operands rounded to 10 or 7 bits. Sums are kept in fp32 always; fp64 and half-precision tensors are not touched.
 An MGRIT residual cannot fall below the precision its Φ is computed in: of the order of an operand's rounding relative
 to the states, 2⁻¹¹ with "tf32" and 2⁻⁸ with "bf16".
 """
@@ -10,10 +11,16 @@ from typing import Literal, get_args
 
 import torch
 
-Precision = Literal["ieee", "tf32x3", "tf32", "bf16"]
+Precision = Literal["ieee", "tf32x3", "bf16x3", "tf32", "bf16"]
 
 _OF_TORCH: dict[str, Precision] = {"highest": "tf32x3", "high": "tf32", "medium": "bf16"}
-_TO_TORCH: dict[Precision, str] = {"ieee": "highest", "tf32x3": "highest", "tf32": "high", "bf16": "medium"}
+_TO_TORCH: dict[Precision, str] = {
+    "ieee": "highest",
+    "tf32x3": "highest",
+    "bf16x3": "highest",
+    "tf32": "high",
+    "bf16": "medium",
+}
 
 _chosen: Precision | None = None
 
@@ -25,7 +32,7 @@ def set_precision(precision: Precision) -> None:
     `torch.backends.cudnn.allow_tf32`: they have nothing between TF32 ("tf32" and "bf16") and fp32.
 
     Raises:
-        ValueError: for a name that is none of ieee, tf32x3, tf32, bf16.
+        ValueError: for a name that is none of ieee, tf32x3, bf16x3, tf32, bf16.
 
     >>> before = get_precision()
     >>> set_precision("tf32")
@@ -50,6 +57,15 @@ def get_precision() -> Precision:
 def dot_precision(dtype: torch.dtype) -> Precision:
     """What a fused kernel's products of `dtype` tensors take: the knob for fp32; others go in as they are ("ieee")."""
     return get_precision() if dtype == torch.float32 else "ieee"
+
+
+def library_precisions() -> tuple[str, ...]:
+    """What PyTorch's GEMMs and cuDNN's convolutions and recurrent networks take, whichever way it was set."""
+    cudnn = torch.backends.cudnn
+    newer = [getattr(cudnn, name) for name in ("conv", "rnn") if hasattr(cudnn, name)]
+    if not newer:  # a PyTorch that has the older way only
+        return _of_library(), str(cudnn.allow_tf32)
+    return _of_library(), *(operations.fp32_precision for operations in newer)
 
 
 def _set_cudnn(*, allow_tf32: bool) -> None:

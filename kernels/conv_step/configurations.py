@@ -17,6 +17,7 @@ _SHIPPED: list[tuple[int, torch.dtype, Precision]] = [
     (16, torch.float16, "ieee"),
     (64, torch.bfloat16, "ieee"),
     (64, torch.float32, "tf32x3"),
+    (64, torch.float32, "bf16x3"),
     (8, torch.float64, "ieee"),
 ]
 

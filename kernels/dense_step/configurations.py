@@ -19,6 +19,7 @@ _RESIDENT: list[tuple[int, torch.dtype, Precision]] = [
     (64, torch.float32, "tf32x3"),
     (64, torch.float32, "tf32"),
     (128, torch.float32, "tf32x3"),
+    (128, torch.float32, "bf16x3"),
     (128, torch.float32, "bf16"),
     (32, torch.float64, "ieee"),
 ]
@@ -26,6 +27,7 @@ _TILED: list[tuple[int, torch.dtype, Precision]] = [
     (8, torch.bfloat16, "ieee"),
     (512, torch.bfloat16, "ieee"),
     (512, torch.float32, "tf32x3"),
+    (512, torch.float32, "bf16x3"),
     (32, torch.float64, "ieee"),
 ]
 

@@ -24,6 +24,9 @@ _RESIDENT: list[Case] = [
     (128, _BF16, "ieee"),
     (128, _FP16, "ieee"),
     (64, _FP32, "tf32x3"),
+    (64, _FP32, "bf16x3"),
+    (100, _FP32, "bf16x3"),
+    (128, _FP32, "bf16x3"),
     (128, _FP32, "tf32"),
     (128, _FP32, "bf16"),
     (32, _FP64, "ieee"),
@@ -33,6 +36,7 @@ _TILED: list[tuple[int, torch.dtype, Precision, int | None]] = [  # the last: ro
     (1000, _BF16, "ieee", 256),
     (201, _BF16, "ieee", 256),
     (512, _FP32, "tf32x3", None),
+    (512, _FP32, "bf16x3", None),
     (512, _FP32, "bf16", None),
     (512, _FP32, "bf16", 256),
     (128, _FP32, "tf32x3", 256),
@@ -55,7 +59,7 @@ def configurations() -> list[Configuration]:
 def _resident() -> Iterator[Configuration]:
     for width, dtype, precision in _RESIDENT:
         for kind, kernel in _KERNELS.items():
-            for full in (False, True) if width == 100 else (False,):
+            for full in (False, True) if (width, dtype) == (100, _BF16) else (False,):
                 tiles = {
                     arch: tile(width, dtype, arch, precision=precision, kind=kind, arrays=3 * full) for arch in (80, 90)
                 }

@@ -5,12 +5,13 @@
     shared bytes = copies · 3 · P² · bytes  +  (stages − 1) · tiles · rows · P · bytes  +  scratch
 
 with P the width padded to a power of two, `copies` doubled where W is needed both ways (gates recomputed in the
-adjoint) and where it is split in two (tf32x3), and `tiles` the arrays that each step reads. *Tiled*: one launch per
-step, a matrix product with the gates as its epilogue; any width, and every call of a single step, where holding W gains
-nothing.
+adjoint) and where it is split in two (tf32x3, bf16x3), and `tiles` the arrays that each step reads. *Tiled*: one launch
+per step, a matrix product with the gates as its epilogue; any width, and every call of a single step, where holding W
+gains nothing.
 
-The tiles are those that compile without spills; which of them is fastest has not been measured. Two cases do spill:
-tf32 at H = 128 with Δ-correction, g and products at once (24 bytes a thread), and odd widths above 64 in 16 bits.
+The tiles are those that compile without spills; which of them is fastest has not been measured. Three cases do spill:
+tf32 at H = 128 with Δ-correction, g and products at once (24 bytes a thread); bf16x3 above 64 units with products (56
+bytes at most); and odd widths above 64 in 16 bits.
 """
 
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from lpgpu.kernels.precision import Precision
 Kind = Literal["forward", "adjoint", "recomputed"]
 
 ROWS = 16  # the least that a matrix instruction takes: a serial solve has few
-_WIDEST_UNSPILLED = {"fp64": 32, "ieee": 64, "tf32x3": 64, "tf32": 128, "16-bit": 128}
+_WIDEST_UNSPILLED = {"fp64": 32, "ieee": 64, "tf32x3": 64, "bf16x3": 128, "tf32": 128, "16-bit": 128}
 _TILES_READ = {"forward": 3, "adjoint": 4, "recomputed": 4}
 
 
@@ -94,12 +95,12 @@ def shared_bytes(
 ) -> int:
     """Shared memory of a resident program by the formula above."""
     arithmetic = _arithmetic(dtype, precision)
-    operand_bytes = 2 if arithmetic == "16-bit" else dtype.itemsize
-    split = 2 if arithmetic == "tf32x3" else 1
+    operand_bytes = 2 if arithmetic in ("16-bit", "bf16x3") else dtype.itemsize
+    split = 2 if arithmetic in ("tf32x3", "bf16x3") else 1
     copies = split * (2 if kind == "recomputed" else 1)
     weights = copies * 3 * padded**2 * operand_bytes
     tiles = (stages - 1) * (_TILES_READ[kind] + extra_tiles) * ROWS * padded * dtype.itemsize
-    scratch = split * ROWS * padded * max(operand_bytes, dtype.itemsize)
+    scratch = split * ROWS * padded * (operand_bytes if arithmetic == "bf16x3" else dtype.itemsize)
     return weights + tiles + scratch
 
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from lpgpu.kernels import dispatch
-from lpgpu.kernels.precision import get_precision
+from lpgpu.kernels.precision import get_precision, library_precisions
 from lpgpu.mgrit import SolveResult
 from lpgpu.mgrit.convergence import Diagnosis, recorded_diagnoses, speak_of
 from lpgpu.nn.recorder import CudaGraphs, Recorder
@@ -256,7 +256,7 @@ def _surroundings(device: torch.device) -> Hashable:
         dispatch.current_backend(),
         get_precision(),
         torch.are_deterministic_algorithms_enabled(),
-        torch.backends.cudnn.allow_tf32,
+        library_precisions(),
         matmul.allow_fp16_reduced_precision_reduction,
         matmul.allow_bf16_reduced_precision_reduction,
         torch.is_inference_mode_enabled(),

@@ -26,6 +26,10 @@ BF16, FP32, FP64 = torch.bfloat16, torch.float32, torch.float64
         (128, BF16, "ieee", 86, "forward", None),
         (64, FP32, "tf32x3", 80, "forward", 64),
         (65, FP32, "tf32x3", 90, "forward", None),
+        (100, FP32, "bf16x3", 90, "forward", 128),
+        (128, FP32, "bf16x3", 90, "adjoint", 128),
+        (128, FP32, "bf16x3", 80, "forward", None),
+        (64, FP32, "bf16x3", 80, "forward", 64),
         (128, FP32, "tf32", 90, "forward", 128),
         (128, FP32, "tf32", 80, "forward", None),
         (128, FP32, "bf16", 80, "forward", 128),
@@ -66,7 +70,9 @@ def test_work_is_counted() -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="what is decorated there cannot be compiled")
-@pytest.mark.parametrize("which", ["H=64 bf16", "H=100 bf16 all terms", "H=64 fp32 tf32x3", "H=128 fp32 tf32"])
+@pytest.mark.parametrize(
+    "which", ["H=64 bf16", "H=100 bf16 all terms", "H=64 fp32 tf32x3", "H=128 fp32 tf32", "H=128 fp32 bf16x3"]
+)
 def test_formula_covers_what_is_compiled(which: str) -> None:
     """Never less than what the compiler takes, nor more than a tile beyond it."""
     from lpgpu.kernels.implicit_gru.configurations import configurations

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lpgpu.kernels import precision
-from lpgpu.kernels.precision import dot_precision, get_precision, set_precision
+from lpgpu.kernels.precision import dot_precision, get_precision, library_precisions, set_precision
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,8 @@ def test_fp32_products_are_fp32_to_rounding_by_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "of_torch"), [("ieee", "highest"), ("tf32x3", "highest"), ("tf32", "high"), ("bf16", "medium")]
+    ("name", "of_torch"),
+    [("ieee", "highest"), ("tf32x3", "highest"), ("bf16x3", "highest"), ("tf32", "high"), ("bf16", "medium")],
 )
 def test_the_library_follows(name: precision.Precision, of_torch: str) -> None:
     set_precision(name)
@@ -32,7 +33,9 @@ def test_the_library_follows(name: precision.Precision, of_torch: str) -> None:
     assert torch.get_float32_matmul_precision() == of_torch
 
 
-@pytest.mark.parametrize(("name", "allowed"), [("ieee", False), ("tf32x3", False), ("tf32", True), ("bf16", True)])
+@pytest.mark.parametrize(
+    ("name", "allowed"), [("ieee", False), ("tf32x3", False), ("bf16x3", False), ("tf32", True), ("bf16", True)]
+)
 def test_cudnn_follows(name: precision.Precision, allowed: bool) -> None:
     """Its convolutions and recurrent networks, whatever was said before, in the older way or the newer."""
     torch.backends.cudnn.allow_tf32 = not allowed
@@ -48,7 +51,9 @@ def test_cudnn_follows(name: precision.Precision, allowed: bool) -> None:
 
 def test_cudnn_follows_where_a_newer_setting_is_for_everything() -> None:
     torch.backends.fp32_precision = "tf32"
+    before = library_precisions()
     set_precision("ieee")
+    assert library_precisions() != before
     assert torch.backends.cudnn.conv.fp32_precision == torch.backends.cudnn.rnn.fp32_precision == "ieee"
 
 
@@ -75,5 +80,5 @@ def test_it_is_for_fp32_only(dtype: torch.dtype) -> None:
 
 
 def test_other_names_are_refused() -> None:
-    with pytest.raises(ValueError, match="precision is 'fp8'; expected one of ieee, tf32x3, tf32, bf16"):
+    with pytest.raises(ValueError, match="precision is 'fp8'; expected one of ieee, tf32x3, bf16x3, tf32, bf16"):
         set_precision("fp8")  # pyright: ignore[reportArgumentType]

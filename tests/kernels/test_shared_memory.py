@@ -44,7 +44,7 @@ def test_the_formula_of_dense_sweeps_covers_what_is_compiled() -> None:
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_resident_gru_sweeps(arch: int) -> None:
-    precisions = ("ieee", "tf32x3", "tf32", "bf16")
+    precisions = ("ieee", "tf32x3", "bf16x3", "tf32", "bf16")
     kinds = ("forward", "adjoint", "recomputed")
     for width, dtype, precision, kind in itertools.product((16, 32, 64, 100, 128), DTYPES, precisions, kinds):
         for arrays in range(4):
@@ -54,7 +54,7 @@ def test_resident_gru_sweeps(arch: int) -> None:
 
 def test_small_gpus_take_the_tiles_of_a_step_that_are_compiled_for_sm_80() -> None:
     """Those fit into the least shared memory there is."""
-    for dtype, precision, rows in itertools.product(DTYPES, ("ieee", "tf32x3", "tf32", "bf16"), (16, None)):
+    for dtype, precision, rows in itertools.product(DTYPES, ("ieee", "tf32x3", "bf16x3", "tf32", "bf16"), (16, None)):
         of_arch = {arch: gru.tile(512, dtype, arch, precision=precision, num_rows=rows) for arch in (80, 86, 89, 120)}
         assert len({(t.rows, t.columns, t.depth, t.num_warps, t.num_stages) for t in of_arch.values()}) == 1
     kernels = ("gru_step_tiled", "gru_adjoint_tiled", "dense_step_kernel", "conv_step_kernel", "conv_gradient_kernel")

@@ -9,6 +9,7 @@ import contextlib
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -103,6 +104,7 @@ def fake_gpu(arch: int = 90) -> Iterator[FakeGPU]:
         stack.enter_context(patch.object(CustomOpDef, "__call__", run))
         stack.enter_context(patch("torch.cuda.get_device_capability", lambda device=None: divmod(arch, 10)))
         stack.enter_context(patch("torch.cuda.current_device", lambda: 0))
+        stack.enter_context(patch("torch.cuda.current_stream", lambda device=None: SimpleNamespace(cuda_stream=0)))
         stack.enter_context(patch("torch.randint", lambda *_: 7))  # the seed of a call, which the host draws
         stack.enter_context(patch("torch.cuda.is_current_stream_capturing", lambda: False))
         stack.enter_context(patch("torch.cuda.Event", _Event))

@@ -29,12 +29,12 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "two convolutions": (lambda: layers(lambda: ConvBlock(5, activation="tanh", convolutions=2), 17), (3, 5, 9, 11)),
 }
 SOLVERS = {
-    "default": MGRIT(),
-    "c_points": MGRIT(levels=2, coarsening=5, store="c_points"),
+    "default": MGRIT(cuda_graph=False),
+    "c_points": MGRIT(levels=2, coarsening=5, store="c_points", cuda_graph=False),
     "serial": Serial(),
-    "picard": MGRIT(coarse_operator="picard", picard_order=2),
-    "linear": MGRIT(coarse_operator="linear"),
-    "F-cycle": MGRIT(cycle="F", levels=4, coarsening=2, relaxation="F", initial_guess="constant"),
+    "picard": MGRIT(coarse_operator="picard", picard_order=2, cuda_graph=False),
+    "linear": MGRIT(coarse_operator="linear", cuda_graph=False),
+    "F-cycle": MGRIT(cycle="F", levels=4, coarsening=2, relaxation="F", initial_guess="constant", cuda_graph=False),
 }
 
 
