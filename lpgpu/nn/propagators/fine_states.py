@@ -37,12 +37,16 @@ class FineStates:
     def at_c_points_before(self, layers: slice) -> Tensor:
         """u at the last C-point before each of `layers`: a substitute where F-points are not stored."""
         m, first, count = self.grid.interval, self.grid.c_points.start, self.grid.local_steps
-        ks = torch.arange(layers.start, layers.stop, layers.step, device=self.u.u.device)
-        c_points = self.u.c_points
+        step, c_points = layers.step or 1, self.u.c_points
+        own = range(layers.start, min(layers.stop, count), step)
+        ks = torch.arange(own.start, own.start + step * len(own), step, device=c_points.device)
         if self._below is not None:
             c_points, first = torch.cat([self._below[None], c_points]), first - m
-        own = c_points[torch.div(ks[ks < count] - first, m, rounding_mode="floor")]
-        return own if self._halo is None else torch.cat([own, self._halo[ks[ks >= count] - count]])
+        at = c_points[torch.div(ks - first, m, rounding_mode="floor")]
+        if self._halo is None or layers.stop <= count:
+            return at
+        beyond = layers.start + step * len(own) - count
+        return torch.cat([at, self._halo[beyond : layers.stop - count : step]])
 
     def take_halo(self, halo_of: HaloOf) -> None:
         """Get the states of the layers beyond this rank's own; all ranks call together."""
