@@ -46,8 +46,7 @@ mpich: .venv/.installed-test
 	@$(MPICH) -m pip install -q -c constraints.txt mpich mpi4py
 	@$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	> "$$($(MPICH) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/first.pth"
-	@$(MPICH) -m pytest 'tests/test_mpi.py::test_on_so_many_ranks[2]' 'tests/test_mpi.py::test_on_so_many_ranks[3]' \
-	  tests/comm/test_faults.py
+	@$(MPICH) -m pytest tests/test_on_ranks.py tests/comm/test_faults.py -k 'mpiexec-2 or mpiexec-3 or faults and mpiexec'
 
 clean:
 	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis

@@ -50,7 +50,7 @@ def parallelize(
     Args:
         model: what holds the list.
         path: where, such as "transformer.h".
-        comm: None, or an mpi4py communicator whose ranks share each run; a run of fewer blocks than ranks stays.
+        comm: None, or a communicator whose ranks share each run; a run of fewer blocks than ranks stays.
         solver: of every run; may be assigned later, to each of those that are returned.
         form: what a block returns, as for `LayerParallel`: "residual" is the next state.
         buffer: how many blocks at the beginning and at the end stay as they are, walked one by one.

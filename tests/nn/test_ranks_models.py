@@ -1,4 +1,4 @@
-"""Existing models, running statistics and states of several tensors on several ranks. Run by tests/test_mpi.py."""
+"""Existing models, running statistics and states of several tensors on several ranks. Run by tests/test_on_ranks.py."""
 
 import copy
 from typing import Any

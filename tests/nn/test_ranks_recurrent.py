@@ -1,4 +1,4 @@
-"""Recurrent and LSTM on several ranks under MPI are the networks of one process. Run by tests/test_mpi.py."""
+"""Recurrent and LSTM on several ranks under MPI are the networks of one process. Run by tests/test_on_ranks.py."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""tune on several ranks: the same solver on each, and within the aim. Run by tests/test_mpi.py."""
+"""tune on several ranks: the same solver on each, and within the aim. Run by tests/test_on_ranks.py."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from lpgpu import MGRIT, LayerParallel, tune, verify
 from lpgpu.nn import DenseBlock
 from lpgpu.nn.tune import search
 from tests.nn.networks import WIDTH
-from tests.nn.ranks import COMM, RANK, SIZE, same_on_all_ranks
+from tests.nn.ranks import COMM, RANK, SIZE, allgather, same_on_all_ranks
 
 pytestmark = [pytest.mark.mpi(1, 2, 3)]
 
@@ -21,7 +21,7 @@ def shared_network():
     net = nn.Sequential(nn.Linear(3, WIDTH), layers, nn.Linear(WIDTH, 2)).double()
     for layer in (net[0], net[2]):
         for theta in layer.parameters():
-            theta.data = COMM.bcast(theta.data)
+            theta.data = allgather(theta.data)[0]
     x = torch.randn(6, 3, dtype=torch.float64)
     return net, lambda: net(x).square().mean().backward()
 

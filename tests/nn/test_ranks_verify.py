@@ -1,4 +1,4 @@
-"""verify on several ranks gives, on each of them, what it gives on one process. Run by tests/test_mpi.py."""
+"""verify on several ranks gives, on each of them, what it gives on one process. Run by tests/test_on_ranks.py."""
 
 import pytest
 import torch
