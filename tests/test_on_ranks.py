@@ -1,7 +1,7 @@
 """The tests of several ranks: those marked mpi(n), each number of ranks in one job.
 
-Without MPI hypothesis draws fewer examples, and training runs on two ranks only: it is the same code above the
-communicators. One rank alone has no messages.
+On process groups hypothesis draws fewer examples, and not every room is run with every number of ranks: it is the same
+code above the communicators.
 """
 
 import os
@@ -10,30 +10,42 @@ import pytest
 
 from tests import launcher
 
-EXAMPLES = {"mpiexec": os.environ.get("LPGPU_TEST_EXAMPLES_MPI", "12"), "torchrun": "2", "forked": "2"}
-JOBS = [("mpiexec", 1), *((name, ranks) for ranks in (2, 3, 4, 5) for name in ("mpiexec", "forked"))]
+
+def files(*patterns: str) -> list[str]:
+    """Of tests of several ranks."""
+    return [str(path) for pattern in patterns for path in sorted(launcher.ROOT.glob(f"tests/{pattern}.py"))]
 
 
-def files(*rooms: str) -> list[str]:
-    return [str(path) for room in rooms for path in launcher.ROOT.glob(f"tests/{room}/test_ranks_*")]
+EVERYTHING = files("comm/test_ranks_*", "nn/test_ranks_*", "train/test_ranks_*")
+TRAINED = "tests/train/test_ranks_runs.py::test_any_number_of_ranks_trains_the_same_network"
+ON_PROCESS_GROUPS = {
+    2: [*files("comm/test_ranks_*", "nn/test_ranks_*", "integration/test_ranks_*"), f"{TRAINED}[layers]"],
+    3: files("comm/test_ranks_*", "nn/test_ranks_*"),
+    4: [*files("comm/test_ranks_*", "nn/test_ranks_training", "integration/test_ranks_*"), f"{TRAINED}[data]"],
+    5: files("nn/test_ranks_gru", "nn/test_ranks_layer_parallel"),
+}
 
 
-def run_tests(name: str, ranks: int, *rooms: str) -> None:
+def run_tests(name: str, ranks: int, tests: list[str], examples: str) -> None:
     options = ["-s", "-q", "--timeout=100", "-p", "no:cacheprovider"]
-    environment = {"LPGPU_TEST_EXAMPLES": EXAMPLES[name]}
-    done = launcher.run(name, ranks, "pytest", *options, *files(*rooms), timeout=400, environment=environment)
+    environment = {"LPGPU_TEST_EXAMPLES": examples}
+    done = launcher.run(name, ranks, "pytest", *options, *tests, timeout=400, environment=environment)
     assert done.status == 0, done.everything
     assert " passed" in done.of_ranks[0], done.everything
 
 
-@pytest.mark.parametrize(("name", "ranks"), JOBS)
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("name", launcher.those_that_start("mpiexec"))
 def test_on_so_many_ranks(name: str, ranks: int) -> None:
-    if refusal := launcher.why_not(name):
-        pytest.skip(refusal)
-    rooms = ["comm", "nn"] + (["train"] if name == "mpiexec" or ranks == 2 else [])
-    run_tests(name, ranks, *rooms, *(["integration"] if name == "forked" else []))
+    run_tests(name, ranks, EVERYTHING, os.environ.get("LPGPU_TEST_EXAMPLES_MPI", "12"))
+
+
+@pytest.mark.parametrize("ranks", ON_PROCESS_GROUPS)
+@pytest.mark.parametrize("name", launcher.those_that_start("forked"))
+def test_on_process_groups(name: str, ranks: int) -> None:
+    run_tests(name, ranks, ON_PROCESS_GROUPS[ranks], "2")
 
 
 @pytest.mark.parametrize("name", launcher.those_that_start("torchrun"))
 def test_under_torchrun(name: str) -> None:
-    run_tests(name, 2, "comm")
+    run_tests(name, 2, files("comm/test_ranks_communicator"), "2")

@@ -25,7 +25,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lpgpu.comm.communicator import Arrival
-from lpgpu.comm.groups import covers_the_job, new_groups
+from lpgpu.comm.groups import covers_the_job, new_groups, number_of_groups
 from lpgpu.comm.watchdog import limit
 
 
@@ -126,8 +126,10 @@ def open_device_link(
     group: Any, rows: Sequence[Sequence[int]], allgather: Callable[[Any], list[Any]]
 ) -> DeviceLink | NoDeviceLink:
     """The link between the GPUs of a group's ranks, if all of them can have it; as in `ProcessGroupCommunicator`."""
-    offers = allgather(_offer(group, rows))
+    offers, counts = allgather(_offer(group, rows)), allgather(number_of_groups())
     refusal = next((refusal for refusal, _ in offers if refusal), "") or _shared_device([where for _, where in offers])
+    if not refusal and not covers_the_job(rows) and len(set(counts)) > 1:
+        refusal = f"the ranks of this process group are in {counts} groups, and can make one of their own only if equal"
     if refusal:
         return NoDeviceLink(refusal)
     options = {"backend": "nccl", "timeout": timedelta(seconds=limit())}

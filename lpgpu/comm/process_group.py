@@ -9,7 +9,6 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -21,17 +20,17 @@ from lpgpu.comm.background import Background
 from lpgpu.comm.communicator import Arrival, Communicator
 from lpgpu.comm.detached import Detached
 from lpgpu.comm.failure import end_the_job_on_failure
-from lpgpu.comm.groups import new_groups
+from lpgpu.comm.groups import covers_the_job, gloo_beside, new_groups, number_of_groups, store_of
 from lpgpu.comm.nccl import open_device_link
 from lpgpu.comm.reversal import Reversed
-from lpgpu.comm.store_job import StoreJob, StoreNotices, store_of
+from lpgpu.comm.store_job import StoreJob, StoreNotices
 from lpgpu.comm.transport import Incoming, Outgoing, say_that_states_are_staged
 from lpgpu.comm.watchdog import GRACE, Watchdog, limit
 
 T = TypeVar("T")
 
 _HALF = (torch.float16, torch.bfloat16)
-_MARGIN = 30.0  # seconds: gloo's own timeout comes after ours, which can say more
+_TAG = 0
 _made: "weakref.WeakKeyDictionary[Any, ProcessGroupCommunicator]" = weakref.WeakKeyDictionary()
 
 
@@ -50,6 +49,12 @@ def split(group: Any, color: int, key: int) -> Any:
     rows: dict[int, list[int]] = {}
     for each, _, rank in sorted((*place, rank) for place, rank in zip(places, ranks, strict=True)):
         rows.setdefault(each, []).append(rank)
+    counts = process_group_communicator(group).allgather(number_of_groups())
+    if not covers_the_job(list(rows.values())) and len(set(counts)) > 1:
+        raise RuntimeError(
+            f"the ranks of this process group are in {counts} groups, and can split it only if these are equal: make "
+            "the groups by torch.distributed.new_group on all ranks of the job, and pass these"
+        )
     made = new_groups(list(rows.values()))
     if made.size() > 1:
         _made[made] = ProcessGroupCommunicator(made, list(rows.values()))
@@ -86,8 +91,7 @@ class ProcessGroupCommunicator:
     def __init__(self, group: Any, rows: Sequence[Sequence[int]]) -> None:
         self.rank: int = group.rank()
         self.size: int = group.size()
-        timeout = timedelta(seconds=limit() + _MARGIN)
-        self._host = new_groups([dist.get_process_group_ranks(group)], alone=True, backend="gloo", timeout=timeout)
+        self._gloo = gloo_beside(group)
         job = StoreJob()
         end_the_job_on_failure(job)
         self._notices = StoreNotices(job, store_of(group), self.rank, self.size)
@@ -109,14 +113,14 @@ class ProcessGroupCommunicator:
             self._device_link.send(state, to)
             return
         outgoing = Outgoing(state, direct=False)
-        work = _started(dist.isend(outgoing.copy, group=self._host, group_dst=to))
+        work = self._gloo.send([outgoing.copy], to, _TAG)
         self._sends.submit(lambda: (work.wait(), outgoing))  # gloo reads the copy until then
 
     def receive(self, like: Tensor, source: int) -> Arrival:
         if self._goes_directly(like):
             return self._device_link.receive(like, source)
         incoming = Incoming(like, direct=False)
-        work = _started(dist.irecv(incoming.landed, group=self._host, group_src=source))
+        work = self._gloo.recv([incoming.landed], source, _TAG)
         return _Arrival(self, work, incoming)
 
     def sum(self, value: Tensor) -> Tensor:
@@ -128,14 +132,15 @@ class ProcessGroupCommunicator:
         if self._goes_directly(value):
             return self._device_link.begin_sum(value)
         total = value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        return _Sum(self, dist.all_reduce(total, group=self._host, async_op=True), total, value.device)
+        return _Sum(self, self._gloo.allreduce([total]), total, value.device)
 
     def broadcast(self, value: Tensor, root: int) -> Tensor:
         if self._goes_directly(value):
             return self._device_link.broadcast(value, root)
         copy = value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        of_bytes = copy.reshape(-1).view(torch.uint8)
-        self.wait(dist.broadcast(of_bytes, group=self._host, group_src=root, async_op=True))
+        options = dist.BroadcastOptions()
+        options.rootRank = root
+        self.wait(self._gloo.broadcast([copy.reshape(-1).view(torch.uint8)], options))
         return copy.to(value.device)
 
     def allgather(self, value: T) -> list[T]:
@@ -155,7 +160,7 @@ class ProcessGroupCommunicator:
     def same_everywhere(self, digest: int) -> bool:
         """Whether `digest` is the same on every rank, and ≥ 0. Collective."""
         bounds = torch.tensor([digest, -digest])
-        self.wait(dist.all_reduce(bounds, dist.ReduceOp.MIN, group=self._host, async_op=True))
+        self.wait(self._gloo.allreduce([bounds], dist.ReduceOp.MIN))
         return int(bounds[0]) == -int(bounds[1]) != -1
 
     def wait(self, work: Any) -> None:
@@ -178,7 +183,7 @@ class ProcessGroupCommunicator:
 
     def _gather(self, mine: Tensor) -> list[Tensor]:
         gathered = [torch.empty_like(mine) for _ in range(self.size)]
-        self.wait(dist.all_gather(gathered, mine, group=self._host, async_op=True))
+        self.wait(self._gloo.allgather([gathered], [mine]))
         return gathered
 
     def _goes_directly(self, tensor: Tensor) -> bool:
@@ -223,9 +228,3 @@ class _Sum:
     def wait(self) -> Tensor:
         self.communicator.wait(self.work)
         return self.total.to(self.device)
-
-
-def _started(work: Any) -> Any:
-    if work is None:
-        raise RuntimeError("this process is no member of the process group that it sends in")
-    return work

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 
 from lpgpu.comm import failure
+from lpgpu.comm.groups import store_of
 from lpgpu.comm.watchdog import limit
 
 T = TypeVar("T")
@@ -109,8 +110,3 @@ class StoreNotices:
                 return True
 
         return done
-
-
-def store_of(group: Any) -> Any:
-    """The store in which the ranks of a process group met."""
-    return group.get_group_store()

@@ -99,6 +99,13 @@ def test_local_ranks_are_counted_where_no_launcher_says_them() -> None:
     assert local_rank(COMM, {"SLURM_LOCALID": "7"}) == 7
 
 
+def test_ranks_that_are_in_different_numbers_of_groups() -> None:
+    """Those of the first rows make one more; all can split all again, in other rows."""
+    split(COMM, 0 if RANK < SIZE - 1 else 1, RANK)
+    again = split(COMM, 0 if RANK == 0 else 1, RANK)
+    assert as_communicator(again).allgather(RANK) == ([0] if RANK == 0 else list(range(1, SIZE)))
+
+
 class TestProcessGrid:
     @pytest.mark.parametrize("layer_ranks", [rank for rank in range(1, SIZE + 1) if SIZE % rank == 0])
     def test_rows_share_layers_and_columns_data(self, layer_ranks: int) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from lpgpu.comm import as_communicator
+from lpgpu.comm import as_communicator, nccl
 from lpgpu.comm.groups import new_groups
 from lpgpu.comm.launcher import launched_by
 from lpgpu.comm.nccl import DeviceLink, NoDeviceLink, open_device_link
@@ -21,7 +21,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def link() -> DeviceLink:
-    groups = [new_groups([range(SIZE)], alone=True, backend="gloo") for _ in range(2)]
+    groups = [new_groups([range(SIZE)], backend="gloo") for _ in range(2)]
     link = DeviceLink(*groups, torch.device("cpu"))
     link.connect()
     return link
@@ -90,6 +90,12 @@ class TestWithoutALink:
     def test_ranks_share_a_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
         said = self.refusal(monkeypatch, uuid="the same")
         assert "ranks 0 and 1 have the same GPU" in said and "set_device" in said
+
+    def test_groups_that_only_some_ranks_have_made(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """There NCCL would wait for ever for groups whose names differ."""
+        monkeypatch.setattr(nccl, "covers_the_job", lambda rows: False)
+        monkeypatch.setattr(nccl, "number_of_groups", lambda: RANK)
+        assert "can make one of their own only if equal" in self.refusal(monkeypatch, uuid=str(RANK))
 
     def test_a_group_of_some_ranks_with_a_bound_device(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert "device_id" in self.refusal(monkeypatch, uuid=str(RANK), bound=True)

@@ -131,7 +131,7 @@ class TestRanks:
             gru(torch.randn(5, 1 + (RANK == 1), 2))
         with pytest.raises(ValueError, match="the network is"):
             GRU(2, 3 + (RANK == 1), comm=COMM)
-        with pytest.raises(RuntimeError if RANK == 1 else ValueError, match="sequence length to be larger than 0"):
+        with pytest.raises(RuntimeError if RANK else ValueError, match="sequence length to be larger than 0"):
             gru(torch.randn(5 * (RANK == 0), 1, 2))
 
     def test_lengths_are_those_of_the_whole_sequence(self) -> None:
