@@ -8,13 +8,14 @@ import torch
 
 from lpgpu.cli.app import _parser
 from tests import launcher
+from tests.additions import ADDITIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(path.relative_to(ROOT) for path in [ROOT / "README.md", *ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 EXPERIMENTS = sorted(path.relative_to(ROOT) for path in ROOT.glob("docs/experiments/*.md"))
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NAMED = re.compile(r"(?<![\w/.-])(?:docs|bench|tests|lpgpu|kernels)/[\w/.-]*\w\.(?:md|py|json|png)")
-COMMANDS = re.compile(r"lpgpu (?:train|compare|plot|info)\b[^`\n#…]*")
+COMMANDS = re.compile(r"lpgpu (?:train|tune|compare|plot|verify|export|info)\b[^`\n#…]*")
 WITH_PYTHON = [str(page) for page in PAGES if PYTHON.search((ROOT / page).read_text(encoding="utf-8"))]
 
 
@@ -72,7 +73,7 @@ def test_commands_of_a_page_are_understood(page: str) -> None:
     for command in COMMANDS.findall((ROOT / page).read_text(encoding="utf-8")):
         words = command.replace("[SUITE]", "").split()[1:]
         placeholders = [word for word in words if word == "|" or word.startswith(("[", "SEED", "CONTROL", "RECIPE"))]
-        if placeholders or words in (["train"], ["compare"], ["plot"]):
+        if placeholders or words in (["train"], ["compare"], ["plot"], ["verify"], ["export"], ["tune"]):
             continue  # says what may stand there, or names the command
         assert _parser().parse(words), command
 
@@ -91,6 +92,7 @@ def test_the_first_lines_print_what_the_readme_says(capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize("page", [str(page) for page in PAGES])
 def test_files_that_a_page_names_are_there(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
-    examples = {"lpgpu/nn/propagators/my.py", "tests/kernels/interpreted/test_my_op.py"}  # the reader's own
+    examples = {name for addition in ADDITIONS.values() for name in addition.files}  # the reader's own
+    examples.add("tests/kernels/interpreted/test_my_op.py")
     missing = {name for name in NAMED.findall(text) if not (ROOT / name).exists()} - examples
     assert not missing

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 import lpgpu
-from lpgpu.cli import benching, comparing, info, plotting, trained, training
+from lpgpu.cli import benching, comparing, completion, info, plotting, trained, training, tuning
 from lpgpu.cli.parser import Parser, await_turn
 from lpgpu.cli.streams import mend_streams
 from lpgpu.comm.launcher import end_the_job, launched_rank
@@ -46,8 +46,9 @@ def _parser() -> Parser:
     parser = Parser(prog="lpgpu", description="Train deep networks layer-parallel, with multigrid.")
     parser.add_argument("--version", action="version", version=f"lpgpu {lpgpu.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (training, comparing, plotting, trained, benching, info):
+    for command in (training, tuning, comparing, plotting, trained, benching, info, completion):
         command.add_command(commands)
+    parser.set_defaults(root=parser)
     return parser
 
 

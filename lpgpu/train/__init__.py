@@ -6,7 +6,7 @@ summary = train(run)
 
 Rooms, each of which imports only from those below it:
 
-after     a trained run verified, exported
+after     runs verified, exported; solvers tuned
 loop      from the first batch to the last epoch: Trainer, objective, measures, levels, progress; comparisons
 reports   what people read and look at: summaries, plots, tables
 methods   nested iteration, iteration control, MG/OPT, and the optimizers
@@ -16,6 +16,7 @@ setup     what recipes are made of: options, kinds of networks, ranks, scheduler
 """
 
 from lpgpu.train.after.export import export_run, plain_network
+from lpgpu.train.after.tuning import tune_recipe
 from lpgpu.train.after.verification import verify_run
 from lpgpu.train.loop.compare import Comparison, variants_of
 from lpgpu.train.loop.training import train
@@ -64,6 +65,7 @@ __all__ = [
     "plain_network",
     "prolong_",
     "train",
+    "tune_recipe",
     "variants_of",
     "verify_run",
 ]
