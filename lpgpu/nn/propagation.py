@@ -53,6 +53,7 @@ class Propagation:
         if u.grid.begins:
             u.start.copy_(start)
         keep = self.differentiable and isinstance(u, AllPoints)
+        layers.width = None if isinstance(u, AllPoints) else u.chunk
         propagator = ForwardPropagator(layers, len(hierarchy.grids), keep=keep)
         result = solve(propagator, hierarchy, u, self.solver, communicator=self.communicator)
         propagated = ForwardSolution(self, propagator, u, result)

@@ -6,14 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from lpgpu import MGRIT, LayerParallel
 from lpgpu.mgrit import AllPoints, CPointsOnly, States, solve
 from lpgpu.nn.memory import Allocations
 from lpgpu.nn.propagators import AdjointPropagator, ForwardPropagator, layers_of
 from tests.assertions import assert_same_derivatives, derivatives
-from tests.nn.networks import BLOCKS, inputs, network
+from tests.nn.networks import BLOCKS, WIDTH, inputs, network
 from tests.settings import cycle_kinds, relaxations
 
 BATCH = 128
@@ -186,3 +186,31 @@ def test_c_points_only_has_room_for_its_points_only(num_steps: int, coarsening: 
     states = CPointsOnly(grid, empty)
     assert sum(sizes) <= -(-num_steps // grid.interval) + 1
     assert states.c_points.shape == AllPoints(grid, torch.zeros(num_steps + 1, 2)).c_points.shape
+
+
+class Wide(nn.Module):
+    """form="residual": a block that computes with sixteen times its state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(WIDTH, 16 * WIDTH), nn.Linear(16 * WIDTH, WIDTH)
+
+    def forward(self, u: Tensor) -> Tensor:
+        return u + 0.1 * self.down(torch.tanh(self.up(u)))
+
+
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_what_blocks_compute_with_does_not_pile_up(chunk: int) -> None:
+    """With C-points only: graphs of `chunk` layers at a time, whatever the depth, on every level, both ways."""
+    x = inputs(BATCH, WIDTH)
+
+    def peak_of_a_training_step(num_steps: int) -> float:
+        solver = MGRIT(levels=3, coarsening=4, store="c_points", chunk=chunk, iterations=1, adjoint_iterations=1)
+        net = network(Wide, num_steps, form="residual", Tf=num_steps, solver=solver)
+        gradients = sum(parameter.nbytes for parameter in net.parameters())
+        with Allocations() as memory:
+            net(x).sum().backward()
+        return (memory.peak - gradients) / (x.numel() * x.element_size())
+
+    # of each further layer some states at C-points; its own 16 + 16 + … never
+    assert (peak_of_a_training_step(96) - peak_of_a_training_step(48)) / 48 < 4

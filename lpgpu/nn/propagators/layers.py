@@ -53,10 +53,12 @@ class Layers(ABC):
     this kind best; `prefers_delta`: a rediscretised one is better with Δ-correction. `is_sliceable`: a linearisation of
     many layers can be sliced.
     `num_shared`: of how many tensors that are the same for all layers there are gradients too.
+    `width`: how many layers to evaluate at a time at most, where memory is to be saved; None: all that are asked for.
     `to_be_checked`: set where a gradient may follow, for what would go wrong in it to be refused in the forward.
     """
 
     to_be_checked = False
+    width: int | None = None
     has_diagonal = False
     has_decay = False
     preferred: tuple[str, int] = ("rediscretised", 1)

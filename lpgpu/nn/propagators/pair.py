@@ -81,8 +81,8 @@ class ForwardPropagator(Propagator):
 class AdjointPropagator(Propagator):
     """λ_k = (∂Φ_k/∂u)ᵀ(u_k) λ_{k+1}, linearised at the states `u` that the forward solve ended with.
 
-    A linearisation is made once and serves every sweep, except at F-points that were not stored: those are swept again,
-    and linearised, window by window.
+    A linearisation is made once and serves every sweep. Where F-points are not stored it is made anew for each, and the
+    F-points are swept again, window by window.
     """
 
     def __init__(self, forward: ForwardPropagator, grid: Grid, u: States) -> None:
@@ -160,6 +160,8 @@ class AdjointPropagator(Propagator):
         u = self._sources.stored(of_network)
         if u is None:
             return stack.linearise_once(of_network, self._sources.at_c_points_before(of_network))
+        if not isinstance(self.u, AllPoints):  # a linearisation that was kept would outweigh the states that are not
+            return stack.linearise_once(of_network, u)
         key = grid.level, range(layers.start, layers.stop, layers.step or 1)
         if key not in self._linearisations:
             self._linearisations[key] = stack.linearise(of_network, u, self.forward.kept(grid, layers))
