@@ -81,6 +81,13 @@ def is_fused(operation: str, like: Tensor, unsupported: str | None = None) -> bo
     return fused
 
 
+def say_once(operation: str, message: str, *, stacklevel: int = 4) -> None:
+    """Warn that an operation takes a slower path on a GPU, the first time for the same words."""
+    if (operation, message) not in _said:
+        _said.add((operation, message))
+        warnings.warn(message, KernelFallbackWarning, stacklevel=stacklevel)
+
+
 def could_fuse(like: Tensor) -> bool:
     """Whether fused kernels come into question for tensors like `like`, whatever the operation."""
     wanted = current_backend()
@@ -125,9 +132,7 @@ def _decide(operation: str, device: str, unsupported: str | None) -> tuple[bool,
     message = f"{operation}: the fused kernel cannot run: {unsupported}"
     if wanted == "fused" or os.environ.get("LPGPU_STRICT") == "1":
         raise KernelFallbackError(f"{message}. LPGPU_KERNELS=reference takes the slower path")
-    if (operation, unsupported) not in _said:
-        _said.add((operation, unsupported))
-        warnings.warn(f"{message}; the slower reference runs instead", KernelFallbackWarning, stacklevel=4)
+    say_once(operation, f"{message}; the slower reference runs instead", stacklevel=5)
     return False, unsupported
 
 

@@ -5,16 +5,19 @@ For widths that no single block can hold W of. A launch has `ranks` blocks for t
 exchanges states through the second-level cache; or the ranks are a cluster, and exchange them through shared memory.
 """
 
+import os
 from dataclasses import dataclass
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lpgpu.kernels.cuda import modules
-from lpgpu.kernels.devices import shared_limit
+from lpgpu.kernels.devices import arch_of, shared_limit
+from lpgpu.kernels.dispatch import launches, say_once
 from lpgpu.kernels.implicit_gru.reference import Cell, Coefficients
-from lpgpu.kernels.precision import Precision
+from lpgpu.kernels.precision import Precision, dot_precision
 from lpgpu.kernels.sweep import Sweep, Terms
 
 TILE_ROWS = 16
@@ -80,6 +83,11 @@ class Plan:
         return 32 * self.warps
 
     @property
+    def turns(self) -> int:
+        """Tiles that a block takes one after the other in every step."""
+        return -(-self.tiles // self.groups)
+
+    @property
     def suffix(self) -> str:
         """Of the kernel's name."""
         return f"w{self.warps}_c{self.chunks}_u{self.units}" + (f"_r{self.ranks}" if self.in_clusters else "")
@@ -92,9 +100,8 @@ class Plan:
         """Dynamic shared memory of a block: `March::shared_bytes` of march.cuh."""
         columns = (1 if adjoint else 3) * self.units
         pitch = columns + (8 if columns % 16 == 0 else 0)
-        turns = -(-self.tiles // self.groups)
-        words = self.word_bytes(width, adjoint, turns) if self.in_clusters else 0
-        return 4 * 2 * self.warps * TILE_ROWS * pitch + 24 * turns * TILE_ROWS * self.units // 2 + words
+        words = self.word_bytes(width, adjoint, self.turns) if self.in_clusters else 0
+        return 4 * 2 * self.warps * TILE_ROWS * pitch + 24 * self.turns * TILE_ROWS * self.units // 2 + words
 
 
 def plans(
@@ -120,6 +127,63 @@ def plans(
         if ranks <= multiprocessors
     ]
     return [p for p in found if max(p.shared_bytes(width, adjoint) for adjoint in (False, True)) <= shared_limit(arch)]
+
+
+@lru_cache(1024)
+def best_plan(
+    width: int,
+    num_rows: int,
+    dtype: torch.dtype,
+    precision: Precision,
+    *,
+    arch: int,
+    multiprocessors: int,
+    resident: bool,
+) -> Plan | None:
+    """The plan that should be soonest, or None where Triton's kernels should be: an estimate, not a measurement.
+
+    `resident`: Triton runs the sweep in one launch too. Then only clusters come into question that take all rows at
+    once; else what takes them in up to four turns.
+    """
+    found = plans(width, num_rows, dtype, precision, arch=arch, multiprocessors=multiprocessors)
+    candidates = [p for p in found if (p.in_clusters and p.turns == 1 if resident else p.turns <= 4)]
+    return min(candidates, key=lambda p: (p.turns, not p.in_clusters, abs(p.units - 16)), default=None)
+
+
+def plan_of(u: Tensor, sweep: Sweep, terms: Terms, *others: Tensor | None, resident: bool) -> Plan | None:
+    """How a march runs this sweep of states `u`; None where Triton's kernels do.
+
+    Only with `LPGPU_CUDA=1`, as long as no measurement on a GPU has shown where marches win. Where one should run and
+    cannot, that is said once.
+    """
+    if not wanted() or u.device.type != "cuda" or u.dtype not in _SOURCE:
+        return None
+    if sweep.steps == 1 or terms.products is not None or 0 in u.shape:
+        return None
+    plan = best_plan(
+        u.shape[-1], sweep.num_intervals * u.shape[1], u.dtype, dot_precision(u.dtype), arch=arch_of(u.device),
+        multiprocessors=torch.cuda.get_device_properties(u.device).multi_processor_count, resident=resident,
+    )  # fmt: skip
+    if plan is None:
+        return None
+    if reason := refusal(u, *others, *terms.tensors()):
+        say_once("implicit_gru in CUDA C++", f"{reason}; Triton's kernel runs instead")
+        return None
+    return plan
+
+
+@cache
+def wanted() -> bool:
+    """Whether `LPGPU_CUDA=1` asks for marches; read once."""
+    return os.environ.get("LPGPU_CUDA") == "1"
+
+
+def refusal(u: Tensor, *others: Tensor | None) -> str | None:
+    """Why no march can be launched on these tensors, or None: pairs of units are read at once."""
+    for t in (u, *others):
+        if t is not None and (t.data_ptr() % (2 * t.itemsize) or any(stride % 2 for stride in t.stride()[:-1])):
+            return f"a tensor {tuple(t.shape)} with strides {t.stride()} cannot be read by pairs of units"
+    return modules.refusal(_SOURCE[u.dtype], u.device)
 
 
 def sweep(h: Tensor, x: Tensor, cell: Cell, sweep: Sweep, terms: Terms, plan: Plan) -> None:
@@ -159,6 +223,7 @@ def _march(
         dtype=ARGUMENTS,
     )  # fmt: skip
     name = f"gru_{kind}_{plan.operand}_{_STORAGE[u.dtype]}_{plan.suffix}"
+    launches[f"gru_{kind}_march"] += 1
     loaded = modules.function(_SOURCE[u.dtype], name, u.device, cooperative=not plan.in_clusters)
     modules.launch(
         loaded, (plan.ranks, plan.groups), plan.threads, plan.shared_bytes(width, adjoint), arguments, u.device

@@ -3,10 +3,12 @@
 Arguments are as in the package's public functions and already checked; nothing here waits for the device.
 """
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from lpgpu.kernels.devices import arch_of
-from lpgpu.kernels.implicit_gru import plans, tiles
+from lpgpu.kernels.implicit_gru import cuda_march, plans, tiles
 from lpgpu.kernels.implicit_gru.reference import Cell, Coefficients
 from lpgpu.kernels.implicit_gru.tiles import Kind, Tile
 from lpgpu.kernels.launch import launch
@@ -29,6 +31,8 @@ def sweep(h: Tensor, x: Tensor, cell: Cell, sweep: Sweep, terms: Terms) -> None:
     """In one launch where W stays on chip, else in one for each step."""
     tile, implicit = tile_of(h, "forward", sweep.steps, _rows(h, sweep, terms), terms), cell.formulation == "implicit"
     w, b = cell.w, _without_gaps(cell.b)
+    if plan := cuda_march.plan_of(h, sweep, terms, x, w, b, resident=tile.kind == "resident"):
+        return cuda_march.sweep(h, x, replace(cell, b=b), sweep, terms, plan)
     if tile.kind == "resident":
         first, source, target = sweep.starts
         operands = (
@@ -69,6 +73,8 @@ def linearise(h: Tensor, x: Tensor, cell: Cell) -> Coefficients:
 def adjoint_sweep(lam: Tensor, at: Coefficients, w: Tensor, sweep: Sweep, terms: Terms) -> None:
     """In one launch where W stays on chip, else in one for each step."""
     tile = tile_of(lam, "adjoint", sweep.steps, _rows(lam, sweep, terms), terms)
+    if plan := cuda_march.plan_of(lam, sweep, terms, at.a, at.c, w, resident=tile.kind == "resident"):
+        return cuda_march.adjoint_sweep(lam, at, w, sweep, terms, plan)
     if tile.kind == "resident":
         first, source, target = sweep.starts
         here = terms.of(slice(first, None), slice(target, None)).tensors()

@@ -8,9 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lpgpu.kernels import dispatch
 from lpgpu.kernels.cuda import modules
 from lpgpu.kernels.devices import shared_limit
-from lpgpu.kernels.implicit_gru.cuda_march import CHUNK_UNITS, TILE_ROWS, plans
+from lpgpu.kernels.implicit_gru import Cell, Coefficients, cuda_march
+from lpgpu.kernels.implicit_gru.cuda_march import CHUNK_UNITS, TILE_ROWS, best_plan, plans
+from lpgpu.kernels.sweep import NO_TERMS, Sweep
 
 WIDEST = {"bf16": 1024, "tf32": 1024, "tf32x3": 512}
 MULTIPROCESSORS = {80: 108, 90: 132}
@@ -58,6 +61,51 @@ def test_odd_widths_and_other_precisions_have_no_plan() -> None:
     assert not plans(255, 16, torch.float32, "tf32", **where)
     assert not plans(256, 16, torch.float32, "ieee", **where)
     assert not plans(256, 16, torch.float64, "tf32", **where)
+
+
+def test_the_best_plan_is_a_cluster_that_takes_all_rows_at_once() -> None:
+    where = {"arch": 90, "multiprocessors": 132}
+    narrow = best_plan(128, 16, torch.float32, "tf32x3", resident=False, **where)
+    assert narrow is not None and narrow.in_clusters and narrow.turns == 1
+    wide = best_plan(1024, 64, torch.bfloat16, "bf16", resident=False, **where)
+    assert wide is not None and not wide.in_clusters and wide.turns <= 4
+    assert best_plan(128, 16, torch.bfloat16, "bf16", resident=True, **where) is not None
+    assert best_plan(128, 4096, torch.bfloat16, "bf16", resident=True, **where) is None  # Triton's has a program a tile
+    assert best_plan(1024, 4096, torch.bfloat16, "bf16", resident=False, **where) is None
+
+
+def test_nothing_marches_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    u = torch.zeros(5, 16, 512, dtype=torch.bfloat16, device="meta")
+    assert cuda_march.plan_of(u, Sweep(4, 0, 4, 4), NO_TERMS, resident=False) is None
+    cuda_march.wanted.cache_clear()
+    monkeypatch.setenv("LPGPU_CUDA", "1")
+    assert cuda_march.wanted()
+    cuda_march.wanted.cache_clear()
+
+
+def test_what_cannot_be_read_by_pairs_is_refused() -> None:
+    h = torch.zeros(4, 3, 8)
+    assert "by pairs of units" in str(cuda_march.refusal(torch.zeros(4, 3, 9)[..., :8]))
+    assert "by pairs of units" in str(cuda_march.refusal(h, torch.zeros(97)[1:].view(4, 3, 8)))
+    assert "by pairs of units" not in str(cuda_march.refusal(h, None, h))
+
+
+@pytest.mark.parametrize("kind", ["forward", "adjoint"])
+@pytest.mark.skipif(not dispatch.has_triton(), reason="triton is not installed")
+def test_a_sweep_with_a_plan_is_marched(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lpgpu.kernels.implicit_gru import fused
+
+    plan = plans(256, 3, torch.float32, "tf32", arch=90, multiprocessors=132)[0]
+    marched = []
+    monkeypatch.setattr(cuda_march, "plan_of", lambda *arguments, **options: plan)
+    monkeypatch.setattr(cuda_march, "sweep", lambda *arguments: marched.append(arguments))
+    monkeypatch.setattr(cuda_march, "adjoint_sweep", lambda *arguments: marched.append(arguments))
+    u, x, w = torch.zeros(5, 3, 256), torch.zeros(4, 3, 768), torch.zeros(768, 256)
+    if kind == "forward":
+        fused.sweep(u, x, Cell(w, None, 1.0, "classic"), Sweep(4, 0, 4, 4), NO_TERMS)
+    else:
+        fused.adjoint_sweep(u, Coefficients(u[1:], x, u[1:]), w, Sweep(4, 3, 4, 4, reverse=True), NO_TERMS)
+    assert [arguments[-1] for arguments in marched] == [plan]
 
 
 def test_cubins_are_found_by_capability(cubins: Path) -> None:
