@@ -50,8 +50,8 @@ class Fault:
 FAULTS = {
     "residual sign": Fault(
         "lpgpu/mgrit/fas.py",
-        "fas.coarse_right_hand_side_(coarse_phi, phi[own])",
-        "fas.coarse_right_hand_side_(coarse_phi, (2 * states.c_points[grid.c_targets] - phi)[own])",
+        "fas.restrict_(coarse_phi, phi, ",
+        "fas.restrict_(coarse_phi, 2 * states.c_points[grid.c_targets] - phi, ",
     ),
     "a missed C-point": Fault(
         "lpgpu/mgrit/fas.py",

@@ -22,8 +22,6 @@ def restrict(fine: Level, coarse: Level) -> Tensor:
     """
     grid, states = fine.grid, fine.states
     phi, diagonal = _phi_onto_c_points(fine)
-    squared_norm = fas.residual_norm(phi[: length(grid.c_layers)], states.c_points[grid.c_targets])
-
     inject(fine, coarse)
     layers, own = coarse.grid.all_layers, _of_own_intervals(fine, coarse)
     if coarse.g is None:
@@ -33,7 +31,7 @@ def restrict(fine: Level, coarse: Level) -> Tensor:
     coarse_diagonal = None if diagonal is None else torch.empty_like(v)
     coarse.propagator.step(coarse.grid, layers, v, coarse_phi, coarse_diagonal)
     coarse.propagator.work.sequential_depth += max(0, coarse.propagator.depth(coarse.grid) - 1)  # beside one Φ
-    fas.coarse_right_hand_side_(coarse_phi, phi[own])
+    squared_norm = fas.restrict_(coarse_phi, phi, states.c_points[grid.c_targets], own.start)
     if diagonal is not None and coarse_diagonal is not None:
         products = _products_over_intervals(fine, coarse, diagonal)
         coarse.delta = Delta(products - coarse_diagonal, v.clone())
