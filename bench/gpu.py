@@ -7,9 +7,9 @@ by worker processes (bench/gpu_worker.py), an item at a time; a worker that fail
 that says so, and is replaced. Stages, the most valuable first:
 
     check    every item once, in `--workers` processes side by side, against the reference: this compiles all kernels
-    serial   our serial GRU against torch.nn.GRU (cuDNN)
     solver   forward + backward by MGRIT against cuDNN and against PyTorch's layers in a CUDA graph
     cuda     the kernels in CUDA C++, every launch plan; needs nvcc and CuPy as well
+    serial   our serial GRU against torch.nn.GRU (cuDNN)
     kernels  each fused kernel, in percent of the machine's limit
     tests    pytest -m gpu, in what time is left
 
@@ -33,7 +33,7 @@ from gpu_about import about
 from gpu_pool import Pool, Rows
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARES = {"check": 0.35, "serial": 0.4, "solver": 0.4, "cuda": 0.35, "kernels": 0.7, "tests": 1.0}
+SHARES = {"check": 0.3, "solver": 0.45, "cuda": 0.35, "serial": 0.4, "kernels": 0.6, "tests": 1.0}
 """Of the time that is left when a stage begins."""
 SECONDS = {"check": 90.0, "serial": 40.0, "solver": 60.0, "cuda": 40.0, "kernels": 30.0}
 """That one item may take."""

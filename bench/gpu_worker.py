@@ -18,7 +18,7 @@ from typing import Any
 
 Item = Callable[[], Iterator[dict[str, Any]]]
 MODULES = ("gpu_checks", "gpu_cuda", "gpu_serial", "gpu_solver", "gpu_kernels")
-STAGES = ("check", "serial", "solver", "cuda", "kernels")
+STAGES = ("check", "solver", "cuda", "serial", "kernels")
 
 
 def items(stage: str) -> dict[str, Item]:
