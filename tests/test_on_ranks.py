@@ -17,12 +17,13 @@ def files(*patterns: str) -> list[str]:
 
 
 EVERYTHING = files("comm/test_ranks_*", "nn/test_ranks_*", "train/test_ranks_*")
+KINDS = ("gru", "layer_parallel")
 TRAINED = "tests/train/test_ranks_runs.py::test_any_number_of_ranks_trains_the_same_network"
 ON_PROCESS_GROUPS = {
     2: [*files("comm/test_ranks_*", "nn/test_ranks_*", "integration/test_ranks_*"), f"{TRAINED}[layers]"],
-    3: files("comm/test_ranks_*", "nn/test_ranks_*"),
+    3: files("comm/test_ranks_*", "nn/test_ranks_[agl]*"),
     4: [*files("comm/test_ranks_*", "nn/test_ranks_training", "integration/test_ranks_*"), f"{TRAINED}[data]"],
-    5: files("nn/test_ranks_gru", "nn/test_ranks_layer_parallel"),
+    5: [f"tests/nn/test_ranks_{kind}.py::test_outputs_and_gradients_are_those_of_one_process" for kind in KINDS],
 }
 
 

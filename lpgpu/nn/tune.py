@@ -156,7 +156,8 @@ class _Bench:
         self.communicator: Communicator = communicator_of(net)
         self._exact = exact_trial(net, step, keep_states=False)
         self.solves: list[SolveInTrial] = self._exact.solves
-        self.exact = Tried(Serial(), self._seconds(Serial()), self._exact.depth, self._exact.evaluations, 0.0)
+        depth, evaluations = self.of_root((self._exact.depth, self._exact.evaluations))
+        self.exact = Tried(Serial(), self._seconds(Serial()), depth, evaluations, 0.0)
         self.work = cache(self._work)
 
     def attempt(self, solver: Solver) -> Tried:
@@ -169,7 +170,8 @@ class _Bench:
                 raise
             return Tried(solver, math.inf, self.work(solver).depth, self.work(solver).evaluations, math.inf)
         error = gradient_error_of(self.net, trial, self._exact)
-        return Tried(solver, seconds, trial.depth, self.of_root(trial.evaluations), error)
+        depth, evaluations = self.of_root((trial.depth, trial.evaluations))
+        return Tried(solver, seconds, depth, evaluations, error)
 
     def measured(self, tried: Tried) -> Tried:
         """The same with its memory, and the better of two times."""
