@@ -48,7 +48,7 @@ def test_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert not failed and tried
 
 
-ROOMS = ["lpgpu.train", *(f"lpgpu.kernels.{name}" for name in registry.packages())]
+ROOMS = ["lpgpu", "lpgpu.nn", "lpgpu.train", *(f"lpgpu.kernels.{name}" for name in registry.packages())]
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -33,6 +33,10 @@ class ProcessGrid:
         comm: None, for one process; an mpi4py communicator; or a process group of torch.distributed. Collective.
         layer_ranks: a divisor of its size; None: all of them.
 
+    >>> grid = ProcessGrid(None)  # under mpiexec: MPI.COMM_WORLD, layer_ranks=4
+    >>> grid.layer_ranks, grid.data_ranks, grid.is_root
+    (1, 1, True)
+
     Raises:
         ValueError: when `layer_ranks` is no such number.
     """

@@ -22,6 +22,9 @@ class Serial:
     Attributes:
         cuda_graph: as of `MGRIT`.
 
+    >>> len(Serial().hierarchy(256).grids)
+    1
+
     Raises:
         ValueError: where that is none of "auto", "always", "never".
     """
@@ -39,6 +42,10 @@ class Serial:
 @dataclass(frozen=True, kw_only=True)
 class MGRIT:
     """Multigrid reduction in time (Falgout et al., SIAM J. Sci. Comput. 36, 2014), full approximation scheme.
+
+    >>> solver = MGRIT(levels=3, coarsening=(8, 4), iterations=2, relaxation=("FCF", "F"))
+    >>> len(solver.hierarchy(256).grids)
+    3
 
     Attributes:
         levels: the most levels to use; fewer where `min_coarse_steps` stops the coarsening. 1 is serial propagation.
@@ -150,7 +157,11 @@ class MGRIT:
 
 
 def Parareal(*, coarsening: int = 4, iterations: int = 2, **options) -> MGRIT:
-    """Parareal (Lions, Maday & Turinici 2001): two-level MGRIT with F-relaxation. `options`: MGRIT's others."""
+    """Parareal (Lions, Maday & Turinici 2001): two-level MGRIT with F-relaxation. `options`: MGRIT's others.
+
+    >>> Parareal(coarsening=16).relaxation
+    'F'
+    """
     return MGRIT(levels=2, relaxation="F", coarsening=coarsening, iterations=iterations, **options)
 
 

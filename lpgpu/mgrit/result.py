@@ -27,6 +27,11 @@ class SolveResult:
         sequential_depth: the longest chain of dependent Φ evaluations, on whatever ranks, all that is independent
             running side by side.
         messages, bytes_sent: the states that this rank sent to others; sums and broadcasts are not counted.
+
+    >>> net = LayerParallel(None, lambda: nn.Linear(8, 8), 64, 1.0, solver=MGRIT(levels=2, coarsening=8, iterations=2))
+    >>> y = net(torch.ones(2, 8))
+    >>> net.forward_result.iterations, net.forward_result.sequential_depth
+    (2, 63)
     """
 
     iterations: int

@@ -13,7 +13,15 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 
 
 class PerLayer:
-    """`net(x, PerLayer(z))`: layer k gets z[k] of `z` [num_steps, ...], which all ranks pass whole."""
+    """`net(x, PerLayer(z))`: layer k gets z[k] of `z` [num_steps, ...], which all ranks pass whole.
+
+    >>> class Scaled(nn.Module):
+    ...     def forward(self, u, scale):
+    ...         return scale * u
+    >>> net = LayerParallel(None, Scaled, 3, 3.0, solver=Serial())  # Δt = 1: each step is u + scale·u
+    >>> net(torch.ones(1), PerLayer(torch.tensor([0.0, 1.0, 2.0])))
+    tensor([6.])
+    """
 
     def __init__(self, values: Tensor) -> None:
         if not isinstance(values, Tensor):

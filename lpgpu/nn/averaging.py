@@ -41,6 +41,11 @@ def overlap_gradients(module: nn.Module, data_comm: Any, *, bucket_bytes: int = 
     Collective, as `finish` is. The same numbers as those of `average_gradients`, also where several backwards add up
     before `finish`; those that are not the last belong into `with overlapped.paused():`, which saves messages.
 
+    >>> net = nn.Linear(2, 2)
+    >>> overlapped = overlap_gradients(net, None)  # under mpiexec: grid.data_comm
+    >>> net(torch.ones(1, 2)).sum().backward()
+    >>> overlapped.finish()
+
     Raises:
         ValueError: when no parameter of `module` wants a gradient.
     """

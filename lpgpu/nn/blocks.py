@@ -9,6 +9,9 @@ from lpgpu.kernels.activations import activation_named
 class Activate(nn.Module):
     """A pointwise nonlinearity by name: tanh, relu, smooth_relu (η = 0.1), silu or identity. Any shape, same shape out.
 
+    >>> Activate("relu")(torch.tensor([-1.0, 2.0]))
+    tensor([0., 2.])
+
     Raises:
         ValueError: for an unknown name.
     """
@@ -30,6 +33,10 @@ class DenseBlock(nn.Module):
     """f(u) = g(W u + b) on the last dimension, of size `width`: the right-hand side of a dense ODENet.
 
     Initialised as torch.nn.Linear.
+
+    >>> DenseBlock(8)(torch.randn(5, 8)).shape
+    torch.Size([5, 8])
+    >>> net = LayerParallel(None, lambda: DenseBlock(8, "relu"), 100, Tf=1.0)
 
     Raises:
         ValueError: for a width below 1 or an unknown activation.
@@ -56,6 +63,10 @@ class ConvBlock(nn.Module):
     """f(u) = g(K ∗ u + b), or g(K² ∗ g(K¹ ∗ u + b¹) + b²): 3×3 convolutions with zero padding.
 
     Initialised as torch.nn.Conv2d.
+
+    >>> ConvBlock(4)(torch.randn(2, 4, 28, 28)).shape
+    torch.Size([2, 4, 28, 28])
+    >>> net = LayerParallel(None, lambda: ConvBlock(4), 100, Tf=1.0)
 
     Raises:
         ValueError: for channels below 1, convolutions other than 1 or 2, or an unknown activation.

@@ -14,6 +14,11 @@ def clip_grad_norm_(module: nn.Module, max_norm: float) -> Tensor:
     Layers count on the rank that has them, parameters that all ranks hold count once: every rank scales by the same
     factor, so that these stay the same. Collective over the ranks that share the layers.
 
+    >>> net = nn.Linear(1, 1, bias=False)
+    >>> net(torch.tensor([3.0])).backward()
+    >>> float(clip_grad_norm_(net, max_norm=1.0)), float(net.weight.grad)
+    (3.0, 1.0)
+
     Raises:
         ValueError: when `max_norm` is not positive.
     """

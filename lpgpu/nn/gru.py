@@ -44,6 +44,13 @@ class GRU(SequenceModule, nn.GRU):
     Attributes:
         forward_results, adjoint_results: of each layer (and direction) in order, its latest SolveResult, or None.
 
+    >>> gru = GRU(3, 8, num_layers=2, solver=MGRIT(levels=2, coarsening=8, iterations=1))
+    >>> output, h_n = gru(torch.randn(64, 5, 3))
+    >>> output.shape, h_n.shape
+    (torch.Size([64, 5, 8]), torch.Size([2, 5, 8]))
+    >>> [result.sequential_depth for result in gru.results.forward], "of", len(output)
+    ([39, 39], 'of', 64)
+
     Raises:
         ValueError, TypeError: for arguments that make no network, saying what came and what was expected.
     """

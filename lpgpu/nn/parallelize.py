@@ -107,6 +107,12 @@ def unparallelize(model: nn.Module, path: str) -> None:
 
     `model.state_dict()` has the names, in the order, that it had before. Collective over the ranks that share blocks.
 
+    >>> model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(6)))
+    >>> parts = parallelize(nn.ModuleList([model]), "0")
+    >>> unparallelize(nn.ModuleList([model]), "0")
+    >>> len(model)
+    6
+
     Raises:
         ValueError: where nothing is parallelized.
     """

@@ -15,7 +15,12 @@ from lpgpu.nn.layer_parallel import LayerParallel
 
 
 def full_state_dict(module: nn.Module) -> dict[str, Any]:
-    """`module.state_dict()` of the whole network, the same on every rank."""
+    """`module.state_dict()` of the whole network, the same on every rank.
+
+    >>> net = LayerParallel(None, lambda: nn.Linear(2, 2), 6, 1.0)
+    >>> {name: tuple(value.shape) for name, value in full_state_dict(net).items()}
+    {'layers.weight': (6, 2, 2), 'layers.bias': (6, 2)}
+    """
     state = module.state_dict()
     for prefix, part in _distributed(module):
         for name in _names_of_layers(state, prefix):
@@ -25,6 +30,11 @@ def full_state_dict(module: nn.Module) -> dict[str, Any]:
 
 def load_full_state_dict(module: nn.Module, state: Mapping[str, Any]) -> None:
     """Load what `full_state_dict` gave, on whatever number of ranks.
+
+    >>> net, twin = (LayerParallel(None, lambda: nn.Linear(2, 2), 6, 1.0) for _ in range(2))
+    >>> load_full_state_dict(twin, full_state_dict(net))
+    >>> torch.equal(net.layers.weight, twin.layers.weight)
+    True
 
     Raises:
         ValueError: when a network has another number of layers than its state.
@@ -38,7 +48,15 @@ def load_full_state_dict(module: nn.Module, state: Mapping[str, Any]) -> None:
 
 
 def full_optimizer_state_dict(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """`optimizer.state_dict()` of the whole network: moments and the like of all ranks' layers, stacked like them."""
+    """`optimizer.state_dict()` of the whole network: moments and the like of all ranks' layers, stacked like them.
+
+    >>> net = LayerParallel(None, lambda: nn.Linear(2, 2), 6, 1.0)
+    >>> optimizer = torch.optim.Adam(net.parameters())
+    >>> net(torch.randn(3, 2)).sum().backward()
+    >>> optimizer.step()
+    >>> [tuple(of["exp_avg"].shape) for of in full_optimizer_state_dict(net, optimizer)["state"].values()]
+    [(6, 2, 2), (6, 2)]
+    """
     state = optimizer.state_dict()
     state["state"] = {
         index: {
@@ -54,6 +72,12 @@ def load_full_optimizer_state_dict(
     module: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
 ) -> None:
     """Load what `full_optimizer_state_dict` gave, on whatever number of ranks.
+
+    >>> net = LayerParallel(None, lambda: nn.Linear(2, 2), 6, 1.0)
+    >>> optimizer = torch.optim.Adam(net.parameters())
+    >>> net(torch.randn(3, 2)).sum().backward()
+    >>> optimizer.step()
+    >>> load_full_optimizer_state_dict(net, optimizer, full_optimizer_state_dict(net, optimizer))
 
     Raises:
         ValueError: as `load_full_state_dict` and `optimizer.load_state_dict`.

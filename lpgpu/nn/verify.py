@@ -23,6 +23,11 @@ class SolveErrors:
         states: of u_1 … u_N together; `output`: of u_N.
         layer_states: of u_1, …, u_N each, where asked for; `layer_gradients`: of the gradients of each layer's
             parameters, of a LayerParallel, where asked for.
+
+    >>> net = LayerParallel(None, lambda: nn.Linear(8, 8), 64, 1.0)
+    >>> found = verify(net, lambda: net(torch.ones(2, 8)).sum().backward())
+    >>> [(errors.part, errors.output < 0.01) for errors in found.solves]
+    [('', True)]
     """
 
     part: str
@@ -42,6 +47,11 @@ class Verification:
         worst, worst_parameter: of the parameter tensor that is off most, and its name.
         depth, exact_depth: sequential depth of all solves, forward and adjoint, and that of exact propagation.
         solves: the errors of each solve, in order.
+
+    >>> net = LayerParallel(None, lambda: nn.Linear(8, 8), 64, 1.0)
+    >>> found = verify(net, lambda: net(torch.ones(2, 8)).sum().backward())
+    >>> found.gradient < 0.1, found.depth < found.exact_depth
+    (True, True)
     """
 
     states: float

@@ -524,3 +524,51 @@ def test_a_non_finite_gradient_is_reported() -> None:
     y = network()(inputs())
     with pytest.warns(DivergenceWarning, match="the adjoint solve has non-finite states"):
         y.backward(torch.full_like(y, math.nan))
+
+
+class Wrong(nn.Module):
+    """A right-hand side that returns something else than a state."""
+
+    def __init__(self, make: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.make = make
+
+    def forward(self, u: Tensor) -> Any:
+        return self.make(u)
+
+
+@pytest.mark.parametrize("make", [lambda u: u[..., :1], lambda u: u.sum()], ids=["broadcast", "scalar"])
+def test_a_right_hand_side_that_would_broadcast_is_refused(make: Callable[[Tensor], Any]) -> None:
+    with pytest.raises(ValueError, match="shape"):
+        LayerParallel(None, lambda: Wrong(make), 8, 1.0)(torch.randn(2, 3))
+
+
+def test_a_right_hand_side_that_is_no_tensor_is_refused() -> None:
+    with pytest.raises(TypeError, match="NoneType; expected a tensor"):
+        LayerParallel(None, lambda: Wrong(lambda u: None), 8, 1.0)(torch.randn(2, 3))
+
+
+def test_values_of_a_layer_that_are_no_tensors_must_agree() -> None:
+    """They cannot be stacked; layer 0's would silently serve all."""
+    scales = iter(range(8))
+
+    def block() -> nn.Module:
+        module = nn.Linear(3, 3)
+        module.scale = next(scales)
+        return module
+
+    with pytest.raises(ValueError, match="layer 1 unlike layer 0"):
+        LayerParallel(None, block, 8, 1.0)
+
+
+@pytest.mark.parametrize("solver", [Serial(), MGRIT(coarsening=4)], ids=["serial", "MGRIT"])
+def test_a_block_that_works_in_place_is_refused(solver: Any) -> None:
+    net = network(lambda: nn.Sequential(nn.ReLU(inplace=True), nn.Linear(WIDTH, WIDTH)), 16, solver=solver)
+    with pytest.raises(RuntimeError, match="the block changes its input in place"):
+        net(inputs())
+
+
+def test_a_solve_that_hardly_converges_says_so() -> None:
+    net = LayerParallel(None, lambda: DenseBlock(WIDTH), 64, 300.0, solver=MGRIT(coarsening=4)).double()
+    with pytest.warns(DivergenceWarning, match="the forward solve (hardly converges|diverges)"):
+        net(inputs())

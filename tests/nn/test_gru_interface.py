@@ -472,3 +472,7 @@ def test_an_empty_batch_passes_through_as_in_torch(batch_first: bool) -> None:
     ours, theirs = (kind(FEATURES, WIDTH, 2, batch_first=batch_first) for kind in (GRU, nn.GRU))
     x = torch.randn(0, 9, FEATURES) if batch_first else torch.randn(9, 0, FEATURES)
     assert [t.shape for t in ours(x)] == [t.shape for t in theirs(x)]
+
+
+def test_the_printed_gru_tells_what_it_computes() -> None:
+    assert "formulation='implicit'" in repr(GRU(3, 4)) and "MGRIT(" in repr(GRU(3, 4))

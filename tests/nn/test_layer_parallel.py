@@ -17,6 +17,7 @@ from tests.assertions import (
     assert_equals_serial,
     assert_same_derivatives,
     derivatives,
+    relative_error,
     serial_oracle,
 )
 from tests.nn.networks import BLOCKS, WIDTH, Pendulum, exactly, inputs, mlp, network
@@ -484,3 +485,16 @@ def test_results_look_alike_on_every_network(solves: int) -> None:
     both = (net.forward_result, net.adjoint_result) if solves == 1 else (net.forward_results[0], net.adjoint_results[0])  # pyright: ignore
     assert (net.results.forward[0], net.results.adjoint[0]) == both
     assert len(net.results.adjoint) == solves and all(net.results.adjoint)
+
+
+def test_a_tolerance_does_not_depend_on_the_scale_of_the_loss() -> None:
+    """The adjoint is linear; in fp32 the squares of a small one's residuals would vanish and pass for converged."""
+    solver = MGRIT(adjoint_iterations=30, adjoint_tolerance=1e-5)
+    net, x = LayerParallel(None, lambda: DenseBlock(8), 128, 2.0, solver=solver), torch.randn(4, 8)
+
+    def gradient(scale: float) -> Tensor:
+        net.zero_grad()
+        (scale * net(x)).sum().backward()
+        return torch.cat([parameter.grad.flatten() for parameter in net.parameters()]) / scale
+
+    assert relative_error(gradient(1e-22), gradient(1.0)) < 1e-4

@@ -1,5 +1,6 @@
 """What a network keeps in memory, measured as allocated bytes: between forward and backward, and while recomputing."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lpgpu import MGRIT, LayerParallel
+from lpgpu import GRU, MGRIT, LayerParallel
 from lpgpu.mgrit import AllPoints, CPointsOnly, States, solve
+from lpgpu.nn import DenseBlock
 from lpgpu.nn.memory import Allocations
 from lpgpu.nn.propagators import AdjointPropagator, ForwardPropagator, layers_of
 from tests.assertions import assert_same_derivatives, derivatives
@@ -214,3 +216,19 @@ def test_what_blocks_compute_with_does_not_pile_up(chunk: int) -> None:
 
     # of each further layer some states at C-points; its own 16 + 16 + … never
     assert (peak_of_a_training_step(96) - peak_of_a_training_step(48)) / 48 < 4
+
+
+@pytest.mark.parametrize(
+    "module",
+    [lambda: LayerParallel(None, lambda: DenseBlock(16), 128, 1.0), lambda: GRU(16, 16)],
+    ids=["layers", "gru"],
+)
+def test_nothing_is_kept_for_a_gradient_that_cannot_come(module: Callable[[], nn.Module]) -> None:
+    net, x = module(), torch.randn(128, 64, 16)
+
+    def peak(grad: bool) -> int:
+        with torch.set_grad_enabled(grad), Allocations() as allocations:
+            net(x if isinstance(net, GRU) else x[0])
+        return allocations.peak
+
+    assert peak(False) < 0.85 * peak(True)
