@@ -28,6 +28,11 @@ SETTINGS = [
     ),
     MGRIT(levels=2, coarsening=32, relaxation="F", iterations=1, adjoint_iterations=1),
     MGRIT(levels=3, coarsening=(16, 8), relaxation="F", iterations=1, adjoint_iterations=1),
+    *(
+        MGRIT(levels=2, coarsening=m, relaxation="F", iterations=n, adjoint_iterations=n, coarse_operator="linear")
+        for m, n in ((32, 0), (16, 1))
+    ),
+    MGRIT(levels=2, coarsening=16, relaxation="F", iterations=1, adjoint_iterations=0, coarse_operator="picard"),
 ]
 
 
