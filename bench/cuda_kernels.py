@@ -36,7 +36,7 @@ from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 
 BUILD = Path(__file__).parents[1] / "build" / "cubins"
 TOLERANCE = {"bf16": 3e-2, "tf32": 1e-2, "tf32x3": 1e-4}
-STALL = 60.0  # seconds without a row after which a worker is given up
+STALL = 30.0  # seconds without a row after which a worker is given up
 
 Row = dict[str, Any]
 Inputs = dict[str, Tensor]
@@ -128,8 +128,8 @@ def cases(*, quick: bool) -> list[Case | ScanCase]:
     return [*marches[:6], *scan_cases(), *marches[6:]]
 
 
-def rows_of(case: Case | ScanCase, *, check: bool) -> Iterator[Row]:
-    """One for each plan, and one for what else could be run."""
+def rows_of(case: Case | ScanCase, *, check: bool, others: bool = True) -> Iterator[Row]:
+    """One for each plan, and one for the `others` that could be run instead."""
     if isinstance(case, ScanCase):
         yield from scan_rows(case, check=check)
         return
@@ -147,7 +147,7 @@ def rows_of(case: Case | ScanCase, *, check: bool) -> Iterator[Row]:
     ):
         row: Row = {"case": case.name, "plan": vars(plan)}
         yield row | guarded(lambda plan=plan: checked(case, plan, inputs, expected, copies, check=check))
-    if not check:
+    if others and not check:
         yield {"case": case.name, "rivals": guarded(lambda: rivals(case, copies))}
 
 
@@ -169,6 +169,8 @@ def checked(
 
 def rivals(case: Case, copies: list[Inputs]) -> Row:
     """Seconds of what `implicit_gru` runs now, and of cuDNN's GRU: forward, or what a backward adds to it."""
+    set_precision("tf32x3" if case.precision == "bf16" else case.precision)
+    torch.backends.cudnn.allow_tf32 = case.precision == "tf32"
     row: Row = {"now": graph_times(lambda t: case.run(None, t), copies[:1], replays=10).p50}
     gru = nn.GRU(case.width, case.width, device="cuda", dtype=case.dtype)
     gru.flatten_parameters()
@@ -197,13 +199,20 @@ def guarded(measure: Any) -> Row:
 
 
 def work(chosen: list[Case | ScanCase], *, check: bool) -> None:
-    """The worker: the number of each case it begins, and its rows, a line each; a broken CUDA context ends it."""
+    """The worker: the number of each case it begins, and its rows, a line each; a broken CUDA context ends it.
+
+    What else could be run comes when all plans are measured.
+    """
     for number, case in enumerate(chosen):
         print(json.dumps({"number": number}), flush=True)
-        for row in rows_of(case, check=check):
+        for row in rows_of(case, check=check, others=False):
             print(json.dumps({"number": number} | row), flush=True)
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
+    for case in chosen if not check else ():
+        if isinstance(case, Case):
+            row = {"case": case.name, "rivals": guarded(lambda case=case: rivals(case, [case.inputs()]))}
+            print(json.dumps({"number": len(chosen)} | row), flush=True)
 
 
 def measured(chosen: list[Case | ScanCase], minutes: float, options: list[str]) -> Iterator[Row]:
@@ -225,7 +234,8 @@ def measured(chosen: list[Case | ScanCase], minutes: float, options: list[str]) 
             return
         if worker.returncode == 0:
             return
-        yield {"case": chosen[first + number].name, "failed": f"worker ended with {worker.returncode}: {said}"}
+        name = chosen[min(first + number, len(chosen) - 1)].name
+        yield {"case": name, "failed": f"worker ended with {worker.returncode}: {said}"}
         first += number + 1
 
 

@@ -33,7 +33,8 @@ def source_of(name: str) -> Path:
 def command(name: str, target: str, out: Path, *, nvcc: str = "nvcc") -> list[str]:
     """What builds a cubin; CMakeLists.txt has the same flags."""
     code = f"-gencode=arch={target.replace('sm', 'compute')},code={target}"
-    return [nvcc, "-cubin", code, "-O3", "-std=c++17", "-lineinfo", "-o", str(out), str(source_of(name))]
+    options = ["-O3", "-std=c++17", "-lineinfo", "--split-compile=0"]
+    return [nvcc, "-cubin", code, *options, "-o", str(out), str(source_of(name))]
 
 
 def build(name: str, target: str, folder: Path, *, nvcc: str = "nvcc") -> Path:
