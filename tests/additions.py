@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from tests.added_kernel import COMPILE, KERNEL
+
 
 @dataclass(frozen=True)
 class Addition:
@@ -284,4 +286,15 @@ def test_tanh_cell_is_torchs() -> None:
     commands=[["-m", "pytest", "-q", "-x", "tests/nn/test_recurrent.py", "-k", "tanh_cell"]],
 )
 
-ADDITIONS = {"Add a block": BLOCK, "Add a recurrent cell": CELL, "Add a cycle": CYCLE, "Add a recipe": RECIPE}
+OPERATION = Addition(
+    files=KERNEL,
+    commands=[["-m", "pytest", "-q", "-x", "tests/kernels/interpreted/test_my_op.py"], ["-c", COMPILE]],
+)
+
+ADDITIONS = {
+    "Add a block": BLOCK,
+    "Add a recurrent cell": CELL,
+    "Add a cycle": CYCLE,
+    "Add a recipe": RECIPE,
+    "Add a kernel": OPERATION,
+}
