@@ -35,7 +35,7 @@ from gpu_pool import Pool, Rows
 ROOT = Path(__file__).resolve().parent.parent
 SHARES = {"check": 0.3, "solver": 0.45, "cuda": 0.35, "serial": 0.4, "kernels": 0.6, "tests": 1.0}
 """Of the time that is left when a stage begins."""
-SECONDS = {"check": 90.0, "serial": 40.0, "solver": 60.0, "cuda": 40.0, "kernels": 30.0}
+SECONDS = {"check": 90.0, "serial": 40.0, "solver": 60.0, "cuda": 90.0, "kernels": 30.0}
 """That one item may take."""
 
 

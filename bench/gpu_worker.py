@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 Item = Callable[[], Iterator[dict[str, Any]]]
-MODULES = ("gpu_checks", "gpu_cuda", "gpu_serial", "gpu_solver", "gpu_kernels")
+MODULES = ("gpu_cuda", "gpu_checks", "gpu_serial", "gpu_solver", "gpu_kernels")
 STAGES = ("check", "solver", "cuda", "serial", "kernels")
 
 
