@@ -7,6 +7,7 @@ from lpgpu.data.indian_pines import load_indian_pines
 from lpgpu.data.mnist import FASHION_MNIST, MNIST, Source, load_mnist
 from lpgpu.data.peaks import load_peaks
 from lpgpu.data.seq_digits import load_seq_digits
+from lpgpu.data.text import load_text
 from lpgpu.data.uci_har import load_uci_har
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "load_mnist",
     "load_peaks",
     "load_seq_digits",
+    "load_text",
     "load_uci_har",
 ]

@@ -26,7 +26,7 @@ class Recurrent(SequenceModule):
     [B, ...], or a tuple, list or dict of such, as torch.nn.LSTMCell's (h, c). It must be a pure function that
     `torch.vmap` can batch over the steps. On coarse levels a step over m elements is `cell.coarse(x_t, h, m)` where the
     cell has such a method, with the first of the m inputs; else the cell itself, once, which suits cells that forget
-    within an interval. A good coarse step is the difference between one cycle and ten: see docs/recurrent.md.
+    within an interval. A good coarse step is the difference between one cycle and ten: see docs/models.md.
 
     Args:
         cell: the cell, or several, for stacked layers: the output of each is the input of the next.

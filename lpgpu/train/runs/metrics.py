@@ -37,13 +37,18 @@ class RunningMean:
 
     def __init__(self, device: torch.device):
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
-        self._correct = torch.zeros((), dtype=torch.int64, device=device)
+        self._correct = torch.zeros((), dtype=torch.float64, device=device)
         self.examples = 0
 
     def add(self, loss: Tensor, scores: Tensor, labels: Tensor) -> None:
-        """Count in a batch: its mean loss, scores `[batch, classes]` and labels `[batch]`."""
+        """Count in a batch: its mean loss, scores `[batch, classes]` and labels `[batch]`.
+
+        Of several predictions an example, scores `[batch, classes, ...]` and labels `[batch, ...]`, the share of right
+        ones counts.
+        """
         self._loss += loss.detach().double() * len(labels)
-        self._correct += (scores.detach().argmax(dim=1) == labels).sum()
+        each = labels[0].numel() if len(labels) else 1
+        self._correct += (scores.detach().argmax(dim=1) == labels).sum().double() / each
         self.examples += len(labels)
 
     def values(self) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lpgpu import GRU, LayerParallel
 from lpgpu.data import Dataset
 from lpgpu.nn import ConvBlock
-from lpgpu.nn.schemes import Scheme
+from lpgpu.nn.schemes import Form, Scheme
 from lpgpu.train.setup.errors import InputError
 from lpgpu.train.setup.option_types import option
 from lpgpu.train.setup.options import TrainOptions
@@ -70,15 +70,15 @@ class ODEOptions(TrainOptions):
     def check_ranks(self) -> None:
         self.ranks.share(self.layers)
 
-    def stack(self, block: Callable[[], nn.Module]) -> LayerParallel:
-        """The layers of these options, or this rank's share of them.
+    def stack(self, block: Callable[[], nn.Module], *, form: Form = "rhs") -> LayerParallel:
+        """The layers of these options, or this rank's share of them; `form` is what a block returns.
 
         A coarser network of nested iteration may have fewer layers than there are ranks: each then has it whole.
         """
         ranks, solver = self.ranks, self.layer_solver()
         shared = self.layers >= ranks.grid.layer_ranks
         comm, mine = (ranks.grid.layer_comm, len(ranks.share(self.layers))) if shared else (None, self.layers)
-        return LayerParallel(comm, block, mine, self.final_time, scheme=self.scheme, solver=solver)
+        return LayerParallel(comm, block, mine, self.final_time, scheme=self.scheme, form=form, solver=solver)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,68 @@
+"""A GRU that reads MNIST pixel by pixel, row after row: 784 steps of one feature; `--permuted`: in one random order.
+
+    h_k = GRU(x_k, h_{k−1}),   scores = linear(h_784 of the last layer)
+
+Sequential and permuted MNIST are the usual tests of long memory (Le, Jaitly & Hinton 2015). The data are not part of
+the install: see `lpgpu.data.load_mnist` for what `--data-dir` may hold.
+"""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from lpgpu.data import MNIST, Dataset, load_mnist
+from lpgpu.train.setup.networks import GRUOptions, SequenceClassifier
+from lpgpu.train.setup.option_types import option
+from lpgpu.train.setup.recipe import Problem, Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelOptions(GRUOptions):
+    """Options of sequential MNIST."""
+
+    permuted: bool = option(False, "read the pixels in one random order, the same for all images and seeds")
+    train_images: int = option(0, "train on so many images only, the first ones; 0: on all", least=0)
+    test_images: int = option(0, "test on so many images only, the first ones; 0: on all", least=0)
+
+
+def build(options: PixelOptions) -> Problem:
+    """Network and data of the recipe."""
+    images = _images(options.data_dir)
+    steps = images.train_inputs[0].numel()
+    order = torch.randperm(steps, generator=torch.Generator().manual_seed(0)) if options.permuted else slice(None)
+    train, test = slice(options.train_images or None), slice(options.test_images or None)
+    dataset = replace(
+        images,
+        train_inputs=images.train_inputs[train].reshape(-1, steps, 1)[:, order],
+        train_labels=images.train_labels[train],
+        test_inputs=images.test_inputs[test].reshape(-1, steps, 1)[:, order],
+        test_labels=images.test_labels[test],
+    )
+    return Problem(network=SequenceClassifier(1, dataset.classes, options), dataset=dataset)
+
+
+@lru_cache(maxsize=1)  # looked for before a run, used in it, and by every run of a comparison
+def _images(data_dir: Path | None) -> Dataset:
+    return load_mnist(MNIST, data_dir)
+
+
+RECIPE = Recipe(
+    name="seq-mnist",
+    summary="GRU that reads MNIST pixel by pixel, 784 steps (needs the data set)",
+    defaults=PixelOptions(
+        epochs=5,
+        batch_size=100,
+        learning_rate=2e-3,
+        clip=1.0,
+        hidden_size=100,
+        num_layers=1,
+        dt=0.25,
+        levels=3,
+        coarsening=4,
+        threads=1,
+    ),
+    build=build,
+    prepare=lambda options: _images(options.data_dir),
+)
