@@ -12,11 +12,26 @@ ETA: tl.constexpr = tl.constexpr(SMOOTH_RELU_ETA)
 
 
 @triton.jit
-def tanh(z):
-    """2σ(2z) − 1, by e^(−2|z|), which cannot overflow."""
+def tanh(z, exact: tl.constexpr):
+    """(1 − e)/(1 + e) with e = e^(−2|z|), which cannot overflow; off by 6e-8 at most, which 16-bit tensors do not show.
+
+    Where `exact` asks for a small relative error: near zero, where 1 − e cancels, a continued fraction's convergent.
+    """
     e = tl.exp(-2 * tl.abs(z))
-    t = (1 - e) / (1 + e)
-    return tl.where(z < 0, -t, t)
+    sign = tl.where(z < 0, -1.0, 1.0).to(z.dtype)
+    if exact:
+        t = z * z
+        if z.dtype == tl.float64:
+            p = 2027025 + t * (270270 + t * (6930 + 36 * t))
+            q = 2027025 + t * (945945 + t * (51975 + t * (630 + t)))
+        else:
+            p = 945 + t * (105 + t)
+            q = 945 + t * (420 + t * 15)
+        near_zero = tl.abs(z) < 0.5
+        a = tl.where(near_zero, z * p, sign * (1 - e)) / tl.where(near_zero, q, 1 + e)
+    else:
+        a = sign * ((1 - e) / (1 + e))
+    return a
 
 
 @triton.jit
@@ -26,10 +41,10 @@ def sigmoid(z):
 
 
 @triton.jit
-def value(z, activation: tl.constexpr):
-    """g(z)."""
+def value(z, activation: tl.constexpr, exact: tl.constexpr):
+    """g(z); `exact`: to a rounding of z's dtype even where g(z) is small."""
     if activation == "tanh":
-        a = tanh(z)
+        a = tanh(z, exact)
     elif activation == "relu":
         a = tl.where(z < 0, 0, z)
     elif activation == "silu":
@@ -52,7 +67,7 @@ def saved_of(z, a, activation: tl.constexpr):
 @triton.jit
 def value_of_saved(saved, activation: tl.constexpr):
     """g(z)."""
-    return value(saved, activation) if activation == "silu" else saved
+    return value(saved, activation, True) if activation == "silu" else saved
 
 
 @triton.jit

@@ -95,7 +95,7 @@ def conv_step_kernel(
         if b is not None:
             a += tl.load(b + k * b_layer + c * b_channel, mask=c < CHANNELS, other=0).to(acc)[None, :]
         z = a
-        a = value(z, ACTIVATION)
+        a = value(z, ACTIVATION, w.dtype.element_ty.primitive_bitwidth > 16)
         if saved is not None:
             saved_here = saved_of(z, a, ACTIVATION).to(saved.dtype.element_ty)
             tl.store(saved + k * saved_layer + at, saved_here, mask=inside)

@@ -66,7 +66,7 @@ def dense_sweep_kernel(
             z = product(state, weights, zero, PRECISION)
             if b is not None:
                 z += tl.load(b + k * b_layer + col * b_unit, mask=col < WIDTH, other=0).to(acc)[None, :]
-            change = value(z, ACTIVATION)
+            change = value(z, ACTIVATION, w.dtype.element_ty.primitive_bitwidth > 16)
             slope_at = saved_of(z, change, ACTIVATION)
         if products is not None:
             own = tl.load(w + k * w_layer + col * (w_in + w_out), mask=col < WIDTH, other=0).to(acc)
@@ -138,7 +138,7 @@ def dense_step_kernel(
     else:
         if b is not None:
             z += tl.load(b + k * b_layer + col * b_unit, mask=col < WIDTH, other=0).to(acc)[None, :]
-        change = value(z, ACTIVATION)
+        change = value(z, ACTIVATION, w.dtype.element_ty.primitive_bitwidth > 16)
         slope_at = saved_of(z, change, ACTIVATION)
         if saved is not None:
             tl.store(saved + k * saved_layer + at, slope_at.to(saved.dtype.element_ty), mask=inside)

@@ -96,6 +96,15 @@ def test_operators_pass_opcheck() -> None:
     opcheck(operators.adjoint_sweep, case.states(4), case.saved(3), w, dense.DT, "tanh", sweep, terms)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scale", [1e-1, 1e-3, 1e-6])
+def test_tanh_of_small_numbers_keeps_its_digits(scale: float, dtype: torch.dtype) -> None:
+    """As accurate, relative to itself, as the number."""
+    u, w = scale * (1 + torch.rand(1, 4, 16, dtype=dtype)), torch.eye(16, dtype=dtype)[None]
+    relative = (dense_step.linearise(u, w, None, "tanh").double() / torch.tanh(u.double()) - 1).abs().max()
+    assert relative < (1e-14 if dtype == torch.float64 else 1e-6)
+
+
 def test_bfloat16_is_refused_here() -> None:
     u = torch.zeros(1, 2, 3, dtype=torch.bfloat16)
     with pytest.raises(KernelFallbackError, match="bfloat16"):
