@@ -2,7 +2,8 @@
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ def check_call(block: nn.Module, form: str, args: tuple[Any, ...], kwargs: Mappi
     """Refuse a block whose forward does not take what it is called with."""
     if block._forward_pre_hooks:
         return  # these may change the arguments
-    signature = inspect.signature(block.forward)
+    signature = _signature(block.forward)
     names = [
         *(["t"] if next(iter(signature.parameters), None) == "t" else []),
         *(["dt"] if form == "step" else []),
@@ -57,6 +58,18 @@ def check_call(block: nn.Module, form: str, args: tuple[Any, ...], kwargs: Mappi
             f'{error}. form="rhs" and "residual" call block(u), form="step" calls block(dt, u); a first argument '
             "called t gets the time; what net(x, ...) is called with besides x follows"
         ) from error
+
+
+def _signature(forward: Callable[..., Any]) -> inspect.Signature:
+    """That of a bound forward; of one that is written in a class, looked up once."""
+    function = getattr(forward, "__func__", None)
+    return inspect.signature(forward) if function is None else _of_method(function)
+
+
+@lru_cache(maxsize=256)
+def _of_method(function: Callable[..., Any]) -> inspect.Signature:
+    signature = inspect.signature(function)
+    return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
 def check_state(x: Tensor, parameters: tuple[Tensor, ...]) -> None:

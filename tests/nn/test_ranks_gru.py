@@ -138,3 +138,14 @@ class TestRanks:
         gru = GRU(2, 3, comm=COMM)
         with pytest.raises(ValueError, match=f"lengths go from 1 to 99; expected 1 to {4 * SIZE}"):
             gru(torch.randn(4, 2, 2), lengths=torch.tensor([1, 99]))
+
+
+def test_a_second_derivative_is_refused_on_every_rank() -> None:
+    """Also of an exact solve; nothing hangs, and first derivatives come as before."""
+    gru = GRU(FEATURES, WIDTH, comm=COMM, solver=Serial(), dtype=torch.float64)
+    x = torch.randn(4, BATCH, FEATURES, dtype=torch.float64, requires_grad=True)
+    if SIZE > 1:
+        with pytest.raises(RuntimeError, match=r"second derivative .* of a network that several ranks share"):
+            torch.autograd.grad(gru(x)[0].sum(), x, create_graph=True)
+    gru(x)[0].sum().backward()
+    assert x.grad is not None and x.grad.isfinite().all()
