@@ -28,7 +28,7 @@ Item = Callable[[], Iterator[dict[str, Any]]]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 F_SWEEP, F_SWEEP_BACK, RAGGED = Sweep(12, 0, 4, 3), Sweep(8, 3, 4, 3, reverse=True), Sweep(10, 0, 4, 3)
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "GRU 100x64": (lambda: GRU(9, 100, num_layers=2), (64, 10, 9)),
+    "GRU 100x64": (lambda: GRU(9, 100, num_layers=2, formulation="implicit"), (64, 10, 9)),
     "GRU 300x20 serial": (lambda: GRU(9, 300, formulation="classic", solver=Serial()), (20, 10, 9)),
     "dense 64x64": (lambda: LayerParallel(None, lambda: DenseBlock(64), 64, 1.0), (50, 64)),
     "dense 64x64 c_points": (

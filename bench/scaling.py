@@ -61,7 +61,7 @@ def gru(name: str, steps: int, width: int, num_layers: int, batch: int) -> Case:
         name,
         steps,
         (batch, width),
-        lambda comm, local: GRU(9, width, num_layers, comm=comm, solver=SOLVER),
+        lambda comm, local: GRU(9, width, num_layers, formulation="implicit", comm=comm, solver=SOLVER),
         lambda: nn.GRU(9, width, num_layers),
     )
 

@@ -67,7 +67,9 @@ def layers(name: str, block: Callable[[], nn.Module], steps: int, shape: tuple[i
 def gru(name: str, steps: int, width: int, num_layers: int, batch: int) -> Case:
     """An implicit GRU on sequences of 9 features, against torch.nn.GRU, which computes the classic one."""
     arguments = (9, width, num_layers)
-    return Case(name, lambda: GRU(*arguments), lambda net: nn.GRU(*arguments), (steps, batch, 9), steps)
+    return Case(
+        name, lambda: GRU(*arguments, formulation="implicit"), lambda net: nn.GRU(*arguments), (steps, batch, 9), steps
+    )
 
 
 CASES = [

@@ -81,7 +81,7 @@ def train_on(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         step += 1
     tail = losses[-20:]
     return f"{step} steps, loss {losses[0]:.3f} → {sum(tail) / len(tail):.3f} (mean of the last {len(tail)})"
@@ -229,6 +229,7 @@ CASES = [
     recipe_case(
         "uci-har classic", "uci-har", epochs=3, batch=20, steps=128, solves=2, grids=SEQUENCE, formulation="classic"
     ),
+    recipe_case("digits 32 rough", "digits", epochs=16, batch=50, layers=32, smoothness=0.0, steps=32, grids=SHALLOW),
     transformer_case("GPT-2"),
     transformer_case("PyTorch"),
     recipe_case("digits 256", "digits", epochs=16, batch=10, layers=256, steps=256, grids=DEEP),

@@ -17,6 +17,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -130,12 +131,16 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=Path("runs/coarse-operators"))
     parser.add_argument("--train-seconds", type=float, default=300)
     parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--grids", help='instead of those of each case: "LEVELS,M;LEVELS,M"')
     parser.add_argument("--at", default="trained,start", help="weights to evaluate at")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.weights.mkdir(parents=True, exist_ok=True)
     cases = {case.name: case for case in CASES}
     for case in (cases[name] for name in arguments.cases.split(",")):
+        if arguments.grids:
+            grids = (tuple(map(int, grid.split(","))) for grid in arguments.grids.split(";"))
+            case = replace(case, grids=tuple((levels, m) for levels, m in grids))
         file = arguments.weights / f"{case.name.replace(' ', '-')}.pt"
         if not file.exists():
             weights, said = case.train(arguments.data_dir, arguments.train_seconds)

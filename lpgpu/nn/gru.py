@@ -21,17 +21,18 @@ from lpgpu.nn.sequence_shard import SequenceShard
 
 
 class GRU(SequenceModule, nn.GRU):
-    """A GRU over long sequences, solved by MGRIT over the time steps, forward and backward.
+    """torch.nn.GRU, propagated by MGRIT over the time steps, forward and backward, in training and in eval: equal to
+    torch.nn.GRU up to the solver's error, with `solver=Serial()` to rounding.
 
-    It takes the place of torch.nn.GRU but by default computes something else, in training and in eval: the *implicit*
-    cell h⁺ = (h + d ⊙ n)/(1 + d), d = Δt (1 − z), which stays stable on coarse grids (Moon & Cyr, "Parallel training of
-    GRU networks with a multi-grid solver for long sequences", ICLR 2022), and its states inexactly.
-    `formulation="classic"` with `solver=Serial()` is torch.nn.GRU to rounding. Arguments, parameters, gate order
-    (r, z, n) and initialisation are torch.nn.GRU's, and state_dicts load both ways. With `Serial()` on one process it
-    is twice differentiable (`create_graph=True`); an inexact solve refuses it.
+    How large that error is depends on the weights: `lpgpu.verify` measures it, `lpgpu.tune` finds the cheapest solver
+    within a bound. Arguments, parameters, gate order (r, z, n) and initialisation are torch.nn.GRU's, and state_dicts
+    load both ways. `formulation="implicit"` is the cell h⁺ = (h + d ⊙ n)/(1 + d), d = Δt (1 − z), of Moon & Cyr,
+    "Parallel training of GRU networks with a multi-grid solver for long sequences", ICLR 2022: another network, of the
+    same parameters. With `Serial()` on one process it is twice differentiable (`create_graph=True`); an inexact solve
+    refuses it.
 
     Args:
-        formulation: "implicit" or "classic"; the classic cell diverges on coarse grids.
+        formulation: "classic", torch.nn.GRU's cell, or "implicit".
         dt: Δt > 0, the time between two elements of the sequence.
         comm: None, an mpi4py communicator or a process group of torch.distributed, whose ranks share the sequence:
             `input` and `output` are this rank's shard of it, rank 0's first; shards may differ in length. All ranks
@@ -65,7 +66,7 @@ class GRU(SequenceModule, nn.GRU):
         dropout: float = 0.0,
         bidirectional: bool = False,
         *,
-        formulation: Literal["implicit", "classic"] = "implicit",
+        formulation: Literal["implicit", "classic"] = "classic",
         dt: float = 1.0,
         comm: Any = None,
         solver: Solver | None = None,

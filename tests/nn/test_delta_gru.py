@@ -42,7 +42,7 @@ class Draw:
     """One draw of the table: uniform ±s/√H weights, a normalised random walk, random weights of the losses."""
 
     def __init__(self, s: float) -> None:
-        self.gru = GRU(FEATURES, HIDDEN, dtype=torch.float64)
+        self.gru = GRU(FEATURES, HIDDEN, formulation="implicit", dtype=torch.float64)
         with torch.no_grad():
             for parameter in self.gru.parameters():
                 parameter.uniform_(-s / HIDDEN**0.5, s / HIDDEN**0.5)

@@ -233,7 +233,7 @@ class TestAsADropIn:
         assert described(by_position) == described([each for each in theirs if each.name != "mode"][:7])
         by_keyword = {each.name: each.default for each in ours if each.kind is each.KEYWORD_ONLY}
         assert by_keyword == {
-            "formulation": "implicit",
+            "formulation": "classic",
             "dt": 1.0,
             "comm": None,
             "solver": None,
@@ -248,9 +248,9 @@ class TestAsADropIn:
             assert getattr(ours, name) == getattr(theirs, name)
         assert isinstance(ours, nn.GRU)
 
-    def test_the_default_is_implicit_and_mgrit(self) -> None:
+    def test_the_default_is_classic_and_mgrit(self) -> None:
         gru = GRU(FEATURES, WIDTH)
-        assert (gru.formulation, gru.dt, gru.solver) == ("implicit", 1.0, MGRIT())
+        assert (gru.formulation, gru.dt, gru.solver) == ("classic", 1.0, MGRIT())
 
     def test_device_and_dtype_reach_the_weights(self) -> None:
         gru = GRU(FEATURES, WIDTH, device="meta", dtype=torch.float64)
@@ -285,13 +285,13 @@ class TestAgainstALoop:
 
     @pytest.mark.parametrize("dt", [5.0, 100.0])
     def test_implicit_takes_any_large_step(self, dt: float) -> None:
-        gru = GRU(FEATURES, WIDTH, 2, dt=dt, solver=Serial(), dtype=torch.float64)
+        gru = GRU(FEATURES, WIDTH, 2, formulation="implicit", dt=dt, solver=Serial(), dtype=torch.float64)
         assert_same(gru, gru, sequences(20), states_like(gru), oracle=partial(loop, gru))
 
     def test_formulations_differ_and_agree_as_dt_vanishes(self) -> None:
         """Both are one ODE: the distance of their steps is of second order in Δt."""
         x = sequences(1)
-        implicit = GRU(FEATURES, WIDTH, solver=Serial(), dtype=torch.float64)
+        implicit = GRU(FEATURES, WIDTH, formulation="implicit", solver=Serial(), dtype=torch.float64)
         h_0 = states_like(implicit)
         distance = []
         for dt in (1e-2, 1e-3):
@@ -322,13 +322,22 @@ def serial_twin(gru: GRU) -> GRU:
 
 @pytest.mark.filterwarnings("error::lpgpu.DivergenceWarning")
 class TestMGRIT:
-    @given(steps=st.integers(1, 60), options=recurrent_options, sees=losses, dt=st.floats(0.1, 2.0), seed=seeds)
+    @given(
+        steps=st.integers(1, 60),
+        options=recurrent_options,
+        sees=losses,
+        formulation=st.sampled_from(["classic", "implicit"]),
+        dt=st.floats(0.1, 2.0),
+        seed=seeds,
+    )
     def test_enough_cycles_are_the_serial_solve(
-        self, steps: int, options: dict[str, Any], sees: tuple[str, ...], dt: float, seed: int
+        self, steps: int, options: dict[str, Any], sees: tuple[str, ...], formulation, dt: float, seed: int
     ) -> None:
         """⌊T/m⌋ cycles with F-relaxation, half of them with FCF, in both directions; whatever Δ does."""
         torch.manual_seed(seed)
-        gru = GRU(FEATURES, WIDTH, dt=dt, solver=exact_solver(steps, options), dtype=torch.float64)
+        gru = GRU(
+            FEATURES, WIDTH, formulation=formulation, dt=dt, solver=exact_solver(steps, options), dtype=torch.float64
+        )
         assert_same(gru, serial_twin(gru), sequences(steps), states_like(gru), sees=sees)
 
     @given(steps=st.integers(2, 30), options=recurrent_options, architecture=architectures, seed=seeds)
@@ -376,7 +385,7 @@ def test_the_classic_cell_converges_with_the_implicit_one_on_coarse_grids_and_di
     """
     x = torch.randn(steps, 4, FEATURES, dtype=torch.float64)
     solver = MGRIT(iterations=3, coarse_operator="rediscretised", **options)
-    implicit = GRU(FEATURES, 16, solver=solver, dtype=torch.float64)
+    implicit = GRU(FEATURES, 16, formulation="implicit", solver=solver, dtype=torch.float64)
     with torch.no_grad():
         for parameter in implicit.parameters():
             parameter.mul_(2)

@@ -475,4 +475,4 @@ def test_an_empty_batch_passes_through_as_in_torch(batch_first: bool) -> None:
 
 
 def test_the_printed_gru_tells_what_it_computes() -> None:
-    assert "formulation='implicit'" in repr(GRU(3, 4)) and "MGRIT(" in repr(GRU(3, 4))
+    assert "formulation='classic'" in repr(GRU(3, 4)) and "MGRIT(" in repr(GRU(3, 4))

@@ -17,7 +17,7 @@ from tests.kernels.fused.inputs import some
 pytestmark = pytest.mark.gpu
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "implicit GRU": (lambda: GRU(9, 100, num_layers=2), (64, 10, 9)),
+    "implicit GRU": (lambda: GRU(9, 100, num_layers=2, formulation="implicit"), (64, 10, 9)),
     "classic GRU, wide": (lambda: GRU(9, 300, formulation="classic", solver=Serial()), (20, 10, 9)),
     "dense": (lambda: LayerParallel(None, lambda: DenseBlock(64), 64, 1.0), (50, 64)),
     "dense, wide": (lambda: LayerParallel(None, lambda: DenseBlock(600, "smooth_relu"), 32, 1.0), (50, 600)),

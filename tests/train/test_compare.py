@@ -31,7 +31,7 @@ def outcome(variant: str, seed: int, serial: float | None, parallel: float | Non
 
 def test_variants():
     names = [variant.name for variant in variants_of(find_recipe("uci-har"))]
-    assert names == ["classic-serial", "implicit-serial", "implicit-mgrit"]
+    assert names == ["classic-serial", "classic-mgrit", "implicit-serial", "implicit-mgrit"]
     assert [variant.name for variant in variants_of(find_recipe("digits"))] == ["serial", "mgrit"]
 
 
@@ -54,7 +54,7 @@ def test_all_variants_and_seeds_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert folders == sorted(f"{v.name}-seed-{s}" for v in variants_of(find_recipe("seq-digits")) for s in (0, 1))
     assert (tmp_path / "all" / "comparison.md").read_text().endswith(table + "\n")
     assert (tmp_path / "all" / "comparison.png").read_bytes().startswith(b"\x89PNG")
-    assert len(told) == 6 and all(line.endswith(": trained") for line in told)
+    assert len(told) == 8 and all(line.endswith(": trained") for line in told)
     for folder in folders:
         stored = json.loads((tmp_path / "all" / folder / "config.json").read_text())["options"]
         assert folder == f"{stored['formulation']}-{stored['solver']}-seed-{stored['seed']}"
@@ -68,7 +68,7 @@ def test_all_variants_and_seeds_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(compare_module, "train", refuse)
     assert comparison(tmp_path / "all").run(told.append) == table
-    assert len(told) == 12 and told[-1].endswith("was finished already")
+    assert len(told) == 16 and told[-1].endswith("was finished already")
     with pytest.raises(InputError, match=r"learning_rate is 0\.5, but the run of .* has 0\.005"):
         comparison(tmp_path / "all", learning_rate=0.5).run()
 
@@ -114,7 +114,7 @@ def test_a_run_that_diverges_does_not_end_the_comparison(tmp_path: Path, monkeyp
         ((), None, r"seeds are \[\]; expected one or more different integers ≥ 0"),
         ((0, 0), None, r"seeds are \[0, 0\]"),
         ((-1,), None, r"seeds are \[-1\]"),
-        ((0,), ["exact"], "there is no variant exact of seq-digits; expected classic-serial, implicit-serial"),
+        ((0,), ["exact"], "there is no variant exact of seq-digits; expected classic-serial, classic-mgrit"),
         ((0,), [], "no variants"),
     ],
 )

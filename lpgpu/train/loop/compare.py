@@ -9,6 +9,7 @@ parallel inference. Each run is an ordinary one, in a folder of its own below th
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def variants_of(recipe: Recipe) -> list[Variant]:
     ['serial', 'mgrit']
     """
     if isinstance(recipe.defaults, GRUOptions):
-        ways = (("classic", "serial"), ("implicit", "serial"), ("implicit", "mgrit"))
+        ways = product(("classic", "implicit"), ("serial", "mgrit"))
         return [Variant(f"{cell}-{solver}", {"formulation": cell, "solver": solver}) for cell, solver in ways]
     return [Variant(solver, {"solver": solver}) for solver in ("serial", "mgrit")]
 

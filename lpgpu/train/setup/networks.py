@@ -121,9 +121,7 @@ class GRUOptions(TrainOptions):
     'implicit GRU, 2 layers of 64'
     """
 
-    formulation: Literal["implicit", "classic"] = option(
-        "implicit", "cell of the GRU; classic is torch.nn.GRU's, and diverges on coarse grids"
-    )
+    formulation: Literal["implicit", "classic"] = option("implicit", "cell of the GRU; classic is torch.nn.GRU's")
     hidden_size: int = option(100, "width of the GRU", least=1)
     num_layers: int = option(2, "stacked layers of the GRU", least=1)
     dt: float = option(1.0, "Δt, the time between two elements of a sequence", above=0)

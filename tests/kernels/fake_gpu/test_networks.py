@@ -19,8 +19,8 @@ def layers(block: Callable[[], nn.Module], steps: int) -> nn.Module:
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "implicit GRU": (lambda: GRU(9, 32, num_layers=2), (65, 10, 9)),
-    "implicit GRU, 100 wide": (lambda: GRU(9, 100, bidirectional=True), (65, 10, 9)),
+    "implicit GRU": (lambda: GRU(9, 32, num_layers=2, formulation="implicit"), (65, 10, 9)),
+    "implicit GRU, 100 wide": (lambda: GRU(9, 100, bidirectional=True, formulation="implicit"), (65, 10, 9)),
     "classic GRU, wide": (lambda: GRU(9, 300, formulation="classic", bias=False), (20, 10, 9)),
     "dense": (lambda: layers(lambda: DenseBlock(64), 64), (50, 64)),
     "dense, odd": (lambda: layers(lambda: DenseBlock(7, "tanh"), 33), (5, 7)),
@@ -70,7 +70,7 @@ def test_a_training_step(network: str, solver: str, dtype: torch.dtype, arch: in
 @pytest.mark.parametrize(
     ("build", "shape"),
     [
-        (lambda: GRU(64, 1024), (2048, 4096, 64)),
+        (lambda: GRU(64, 1024, formulation="implicit"), (2048, 4096, 64)),
         (lambda: layers(lambda: DenseBlock(1024), 256), (100_000, 1024)),
         (lambda: layers(lambda: ConvBlock(64, convolutions=2), 256), (1024, 64, 56, 56)),
     ],
