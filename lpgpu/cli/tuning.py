@@ -9,6 +9,8 @@ from lpgpu.comm.launcher import launched_rank
 from lpgpu.train import RECIPES, InputError, find_recipe
 from lpgpu.train.after.tuning import tune_recipe, words_of
 
+WITHOUT = ("run_dir", "epochs", "solver", "control", "gradient_error", "tune_by", "tune_tries")
+
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `tune`, with one sub-command for each recipe."""
@@ -28,7 +30,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
             "--by", choices=("time", "depth"), default="time", help="what is to be small: seconds here, or depth [time]"
         )
         options.add_argument("--tries", metavar="N", type=int, default=60, help="solvers to try at most [60]")
-        add_options(options, recipe.defaults, without=("run_dir", "epochs", "solver", "control"))
+        add_options(options, recipe.defaults, without=WITHOUT)
         options.set_defaults(command=_tune, parser=options)
 
 

@@ -11,7 +11,9 @@ from tests.nn.ranks import COMM, RANK, SIZE, same_on_all_ranks
 
 pytestmark = [pytest.mark.mpi(1, 2, 3)]
 
-CRUDE = MGRIT(levels=2, coarsening=4, iterations=1, adjoint_iterations=1, relaxation="F")
+CRUDE = MGRIT(
+    levels=2, coarsening=4, iterations=1, adjoint_iterations=1, relaxation="F", coarse_operator="rediscretised"
+)
 SIZES = [9, 3, 8][:SIZE]
 
 

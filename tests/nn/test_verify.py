@@ -14,7 +14,9 @@ from lpgpu.nn import DenseBlock
 from tests.assertions import relative_error
 from tests.nn.networks import WIDTH
 
-CRUDE = MGRIT(levels=2, coarsening=4, iterations=1, adjoint_iterations=1, relaxation="F")
+CRUDE = MGRIT(
+    levels=2, coarsening=4, iterations=1, adjoint_iterations=1, relaxation="F", coarse_operator="rediscretised"
+)
 
 
 def network(**options) -> nn.Sequential:

@@ -11,7 +11,8 @@ import torch
 from lpgpu import MGRIT, Serial
 from lpgpu.train import InputError, find_recipe, train
 from lpgpu.train.loop.trainer import Trainer
-from lpgpu.train.methods.control import Adaptive, BiasBudget, Fixed, Moment, control_of
+from lpgpu.train.methods.control import Adaptive, BiasBudget, Fixed, Moment
+from lpgpu.train.methods.control_choice import control_of
 from lpgpu.train.methods.solvers import Probe
 from lpgpu.train.runs.metrics import read_records
 from tests.train.helpers import tiny_run

@@ -20,10 +20,12 @@ from lpgpu import (
 )
 from lpgpu.nn.gradients import network_norm
 from lpgpu.nn.solver_module import solver_modules, using_solver
+from lpgpu.nn.tune import Tuning, search
 from lpgpu.profiling import nvtx_range
 from lpgpu.train.loop.measures import Measures
 from lpgpu.train.loop.objective import Objective
-from lpgpu.train.methods.control import Moment, control_of
+from lpgpu.train.methods.control import Moment
+from lpgpu.train.methods.control_choice import control_of
 from lpgpu.train.methods.mgopt import mgopt_of
 from lpgpu.train.methods.optimizers import optimizer_of_network
 from lpgpu.train.methods.solvers import Probe, gradient_probe, latest_solves
@@ -175,6 +177,22 @@ class Trainer:
         forward, adjoint = map(self.ranks.norms_over_data, (probe.forward, probe.adjoint))
         return replace(probe, forward=forward, adjoint=adjoint)
 
+    def tuned(self, inputs: Tensor, labels: Tensor, weight: float = 1.0, *, progress: bool = False) -> Tuning:
+        """What `lpgpu.tune` finds on a batch, by the options; the same on all ranks, of all data ranks too."""
+        closure, options = self.objective.closure(inputs, labels, weight=weight), self.options
+        try:
+            return search(
+                self.network,
+                lambda: closure(self.network),
+                gradient_error=options.gradient_error,
+                by=options.tune_by,
+                max_tries=options.tune_tries,
+                progress=progress,
+                communicator=self.ranks.grid.communicator,
+            )
+        except ValueError as error:  # there is no gradient to compare with
+            raise TrainingDivergedError(f"no solver can be tuned: {error}") from error
+
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, float]]:
         """Those of this epoch that are still to come; their order follows from the seed and the epoch alone.
 
@@ -238,6 +256,7 @@ class Trainer:
             learning_rate=self.learning_rate,
             probe=probe,
             norm=self._norm,
+            tune=lambda: self.tuned(inputs, labels, weight).solver,
         )
         decision = self.control.before_step(moment)
         if decision is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lpgpu import Serial
+from lpgpu import MGRIT, Serial
 from lpgpu.train.loop.interruption import Interruption
 from lpgpu.train.loop.levels import deepest_level, refined, trainer_of_level
 from lpgpu.train.loop.progress import Progress
@@ -172,7 +172,7 @@ def _parallel_accuracy(run: Run, trainer: Trainer, accuracy: float) -> float | N
 
     It is `accuracy` where MGRIT is what the network was tested with.
     """
-    if run.options.solver == "mgrit":
+    if run.options.solver != "serial" and isinstance(trainer.problem.propagated[0].solver, MGRIT):
         return accuracy
     try:
         return trainer.evaluate_with(run.options.mgrit())[1]

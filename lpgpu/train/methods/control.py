@@ -25,8 +25,6 @@ from lpgpu import MGRIT, Serial
 from lpgpu.train.methods.solvers import Probe
 from lpgpu.train.methods.transfer import check_integer
 from lpgpu.train.runs.metrics import Record
-from lpgpu.train.setup.errors import InputError
-from lpgpu.train.setup.options import TrainOptions
 
 
 def two_norm(gradient: Sequence[Tensor]) -> float:
@@ -46,6 +44,7 @@ class Moment:
         step: steps done, from 0; `steps`: those of the whole run.
         learning_rate: α of this step.
         probe: solver → the gradient of this step's batch with it.
+        tune: the solver that `lpgpu.tune` finds on this step's batch.
         norm: 2-norm of what `Probe.gradient` holds; where ranks share the layers, over all, the same on every rank.
     """
 
@@ -54,6 +53,7 @@ class Moment:
     learning_rate: float
     probe: Callable[[MGRIT | Serial], Probe]
     norm: Callable[[Sequence[Tensor]], float] = two_norm
+    tune: Callable[[], MGRIT | Serial] = Serial
 
 
 class Control(ABC):
@@ -218,20 +218,6 @@ class BiasBudget(Control):
     def _allowance(self, moment: Moment) -> float:
         """The bias that fits into what is left of the budget, if every step from here on has it."""
         return (self.bound - self.spent) / (moment.learning_rate * max(1, moment.steps - moment.step))
-
-
-def control_of(options: TrainOptions, solver: MGRIT | Serial) -> Control:
-    """The rule that `options` name, starting from `solver`.
-
-    Raises `InputError` for an adaptive rule without an iteration to adapt.
-    """
-    if options.control == "fixed":
-        return Fixed(solver)
-    if not isinstance(solver, MGRIT):
-        raise InputError(f"control is {options.control!r}, but the solver is serial; use --solver mgrit")
-    if options.control == "adaptive":
-        return Adaptive(solver, every=options.probe_every, most=options.max_iterations, target=options.residual_target)
-    return BiasBudget(solver, every=options.probe_every, most=options.max_iterations, bound=options.bias_bound)
 
 
 def _run(solver: MGRIT, cycles: int, adjoint_cycles: int) -> MGRIT:

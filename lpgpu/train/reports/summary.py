@@ -30,7 +30,7 @@ def format_summary(run: Run, summary: Record) -> str:
         solver += f"{options.iterations} forward / {options.adjoint_iterations} adjoint cycles"
         solver += "" if options.control == "fixed" else f" to start with, then {options.control}"
     else:
-        solver = "serial"
+        solver = "serial" if options.solver == "serial" else f"tuned to a gradient error of {options.gradient_error:g}"
     lines = {
         "test accuracy": f"{summary['test_accuracy']:.2%} after {counted(summary['epochs'], 'epoch')}",
         "  exact inference": f"{summary['test_accuracy_serial']:.2%} (step after step, nothing iterative)",

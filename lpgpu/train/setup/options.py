@@ -48,13 +48,18 @@ class TrainOptions(MGRITOptions):
     tikhonov: float = option(0.0, "weight γ of the penalty γ/2 Σ‖θ‖²", least=0)
     amp: bool = option(False, "bf16 where PyTorch's autocast holds it safe; layers propagate in their own precision")
 
-    solver: Literal["mgrit", "serial"] = option("mgrit", "all layers or time steps at once, or one after another")
+    solver: Literal["mgrit", "serial", "auto"] = option(
+        "mgrit", "all layers or time steps at once, or one after another; auto: what lpgpu.tune finds, time and again"
+    )
+    gradient_error: float = option(1e-2, "auto: largest relative error of the gradient", above=0)
+    tune_by: Literal["time", "depth"] = option("time", "auto: what is to be least within that error")
+    tune_tries: int = option(30, "auto: the most solvers to try", least=1)
 
     control: Literal["fixed", "adaptive", "bias-budget"] = option(
         "fixed",
         "mgrit: who chooses the cycles; adaptive: by residuals; bias-budget: keeps Σ α·bias of the gradients bounded",
     )
-    probe_every: int = option(200, "adaptive, bias-budget: batches between two probes", least=1)
+    probe_every: int = option(200, "adaptive, bias-budget, --solver auto: batches between two probes", least=1)
     max_iterations: int = option(
         8, "adaptive, bias-budget: the most cycles, beyond which propagation is serial", least=1
     )
@@ -93,9 +98,9 @@ class TrainOptions(MGRITOptions):
         return [(field, hints[field.name]) for field in dataclasses.fields(cls)]
 
     def layer_solver(self) -> MGRIT | Serial:
-        """The solver that propagates through the layers."""
+        """The solver that propagates through the layers; with "auto" until it is tuned."""
         mgrit = self.mgrit()
-        return mgrit if self.solver == "mgrit" else Serial()
+        return Serial() if self.solver == "serial" else mgrit
 
     def mgrit(self) -> MGRIT:
         """The iterative solver of these options, whether it trains or not."""
