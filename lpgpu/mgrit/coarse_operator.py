@@ -34,7 +34,9 @@ class CoarseOperator:
             raise ValueError('delta is "diagonal", which these layers do not offer; use "auto" or "none"')
         name, order = options.coarse_operator, options.picard_order
         if name == "auto":
-            name, order = ("rediscretised", 1) if options.delta == "diagonal" else propagator.preferred
+            name, order = propagator.preferred
+            if options.delta == "diagonal" or (name == "picard" and options.store == "c_points"):
+                name = "rediscretised"  # which takes Δ, and no states of all fine layers at once
         if name == "picard":
             return cls(name, order, False)
         wanted = options.delta == "diagonal" or (

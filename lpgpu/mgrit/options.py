@@ -62,7 +62,8 @@ class MGRIT:
             "picard": `picard_order` Picard iterations over all layers of the interval, evaluated at once. "linear": the
             fine layers' linearisation (Jacobian diagonals, or 1), solved by a scan on two levels, whatever `levels`
             says; no coarse layer is evaluated. "auto": what docs/experiments/coarse_operators.md found best on trained
-            weights of this kind of layer.
+            weights of this kind of layer: "picard" of order 1, for a GRU "rediscretised" with Δ; always "rediscretised"
+            with `delta="diagonal"`, and where it would be "picard" with `store="c_points"`, whose memory that needs.
         picard_order: p of "picard", at least 1: a coarse step is p evaluations deep, and exact from p = m on.
         delta: Δ-correction of a rediscretised operator by Jacobian diagonals: "diagonal" (where the layers offer it),
             "none", or "auto": on for gated recurrent cells, off elsewhere. With "linear" it says whether the diagonals

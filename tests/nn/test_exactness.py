@@ -132,7 +132,8 @@ def test_without_cycles_the_coarse_guess_is_the_coarsest_network(
     """Every σth layer with the step σΔt: its output, and its own gradient in x."""
     build, form, shape = BLOCKS[block]
     stride = math.prod(coarsening)
-    solver = MGRIT(levels=len(coarsening) + 1, coarsening=coarsening, iterations=0, adjoint_iterations=0, store=store)
+    options = {"coarse_operator": "rediscretised", "levels": len(coarsening) + 1, "coarsening": coarsening}
+    solver = MGRIT(**options, iterations=0, adjoint_iterations=0, store=store)
     net = network(build, 3 * stride, solver=solver, form=form)
     coarsest = net.to_sequential()[::stride]
     for step in coarsest:

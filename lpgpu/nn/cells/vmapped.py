@@ -43,6 +43,8 @@ class VmappedCell(Cell):
 class CellLayers(FunctionalLayers):
     """The steps of a cell. On a coarser level a step begins a new sequence where any of those that it spans does."""
 
+    preferred = ("rediscretised", 1)  # a cell has a coarse step of its own; sums of its increments overshoot
+
     def coarsened(self, m: int) -> Self:
         coarse = super().coarsened(m)
         if (resets := self.constants.get("resets")) is not None:

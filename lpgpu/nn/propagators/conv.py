@@ -23,6 +23,7 @@ class ConvLayers(Layers):
         self.dt = dt
 
     is_sliceable = True
+    preferred = ("picard", 1)  # docs/experiments/coarse_operators.md
 
     @cached_property
     def filters(self) -> list[conv_step.Filter]:

@@ -22,6 +22,7 @@ class DenseLayers(Layers):
         self.dt = dt
 
     has_diagonal = True
+    preferred = ("picard", 1)  # docs/experiments/coarse_operators.md
     is_sliceable = True
 
     @property

@@ -36,6 +36,7 @@ class FunctionalLayers(Layers):
     are the call's random draws, and `index` [layers] which layers of the network these are; None: no draws.
     """
 
+    preferred = ("picard", 1)  # docs/experiments/coarse_operators.md
     spans = 1
     statistics: Callable[..., Named] | None = None  # the new running statistics of a layer, of phi's arguments
 

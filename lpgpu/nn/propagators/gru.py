@@ -23,7 +23,7 @@ class GRULayers(Layers):
 
     has_diagonal = True
     has_decay = True
-    prefers_delta = True
+    prefers_delta = True  # with a rediscretised operator, which is preferred: docs/experiments/coarse_operators.md
     is_sliceable = True
 
     def __init__(self, x: Tensor, w: Tensor, b: Tensor | None, formulation: str, dt: float) -> None:

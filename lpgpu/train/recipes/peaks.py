@@ -45,6 +45,7 @@ RECIPE = Recipe(
         channels=8,
         levels=10,
         coarsening=2,
+        coarse_operator="rediscretised",
         adjoint_iterations=2,
         threads=1,
     ),
