@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from lpgpu import MGRIT, Serial
 from lpgpu.nn.trials import Trial, attempt
 
-CYCLES = ((0, 0), (1, 0), (1, 1), (2, 1), (2, 2), (3, 3))
+CYCLES = ((0, 0), (1, 0), (1, 1), (2, 1), (2, 2), (3, 3), (4, 4), (6, 6))
 OPERATORS = (
     {"coarse_operator": "rediscretised", "delta": "none"},
     {"coarse_operator": "rediscretised", "delta": "diagonal"},
@@ -43,7 +43,7 @@ def groups_of(case: Case) -> Iterator[list[MGRIT]]:
     """The solvers to try: the default one with every operator, then groups that differ in their cycles only."""
     operators = [each for each in OPERATORS if not (case.recurrent and each.get("delta") == "none")]
     yield from ([MGRIT(**operator)] for operator in ({}, *operators))
-    for operator in operators:
+    for operator in sorted(operators, key=lambda each: each["coarse_operator"] != "linear"):
         linear = operator["coarse_operator"] == "linear"
         relaxations = ("F", "FCF") if operator["coarse_operator"] == "rediscretised" else ("F",)
         for levels, m in ((2, 2), (2, 4), (2, 8), (2, 16)) if linear else case.grids:
