@@ -108,7 +108,7 @@ def check_graphs(name: str, dtype: torch.dtype) -> dict[str, Any]:
     build, shape = NETWORKS[name]
     net: Any = build().to(DEVICE, dtype)
     other = copy.deepcopy(net)
-    other.solver = dataclasses.replace(net.solver, cuda_graph="never")
+    other.solver = dataclasses.replace(net.solver, cuda_graph=False)
     for use in range(5):
         x = torch.randn(shape).to(DEVICE, dtype)
         came, expected = derivatives(net, x), derivatives(other, x)

@@ -80,7 +80,7 @@ def measure(case: Case, dtype: str, *, check: bool) -> Iterator[dict[str, Any]]:
             forward, adjoint = results(net)
             row |= {"depth": forward.sequential_depth + adjoint.sequential_depth}
             row |= both_times(lambda: step(net, x, weight), repeats=7)
-            net.solver = replace(solver, cuda_graph="never")
+            net.solver = replace(solver, cuda_graph=False)
             row["without graphs"] = asdict(eager_times(lambda: step(net, x, weight), repeats=7))
             row["recorded"], row["refused"] = net.graphs.recorded, list(net.graphs.refusals.values())
         yield row

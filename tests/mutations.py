@@ -59,14 +59,14 @@ FAULTS = {
         "    u[: here - 1] = v[: here - 1]",
     ),
     "a wrong coarse Δt": Fault(
-        "lpgpu/nn/propagators/pair.py",
-        "self.dt * grid.stride, u, out",
-        "self.dt, u, out",
+        "lpgpu/nn/propagators/layers.py",
+        "coarse.dt = m * self.dt",
+        "coarse.dt = self.dt",
     ),
     "an adjoint linearised one point off": Fault(
-        "lpgpu/nn/propagators/pair.py",
-        "return self.u.u[layers]",
-        "return self.u.u[layers.start + 1 : layers.stop + 1 : layers.step]",
+        "lpgpu/nn/propagators/fine_states.py",
+        "own = self.u.u[self.grid.all_layers]",
+        "own = self.u.u[1:]",
     ),
     "a dropped source term": Fault(
         "lpgpu/mgrit/relaxation.py",

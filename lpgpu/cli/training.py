@@ -52,7 +52,7 @@ def add_options(parser: argparse.ArgumentParser, defaults: TrainOptions, *, with
 
 def _argument_type(field: Field, hint: Any) -> dict[str, Any]:
     """argparse's words for the type of an option: choices, or a parser and a name for the value."""
-    if get_origin(hint) is Literal:
+    if get_origin(hint) is Literal and all(isinstance(choice, str) for choice in get_args(hint)):
         return {"choices": get_args(hint)}
     if hint is bool:
         return {"action": argparse.BooleanOptionalAction}

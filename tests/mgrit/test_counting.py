@@ -21,9 +21,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::lpgpu.DivergenceWarning")
     sources=st.booleans(),
 )
 def test_counts_are_those_of_the_solve(num_steps, options, operator, order, cycles, sources):
-    solver = MGRIT(
-        **options, coarse_operator=operator, picard_order=order, iterations=cycles[0], adjoint_iterations=cycles[1]
-    )
+    chosen = {"coarse_operator": operator, "picard_order": order}
+    solver = MGRIT(**{**options, **chosen}, iterations=cycles[0], adjoint_iterations=cycles[1])
     counts = count_work(solver, num_steps, sources=sources, has_diagonal=True)
     results = [Problem(num_steps, reverse=back, sources=sources and back).solve(solver)[1] for back in (False, True)]
     assert counts.forward_depth == results[0].sequential_depth

@@ -226,9 +226,9 @@ def test_what_cannot_be_recorded_runs_and_says_so_once(graphs: Graphs, monkeypat
 
 
 def test_always_is_an_error_where_it_cannot_be(graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
-    solver, x = MGRIT(levels=2, cuda_graph="always"), torch.randn(3, 5)
+    solver, x = MGRIT(levels=2, cuda_graph=True), torch.randn(3, 5)
     net = LayerParallel(None, lambda: nn.Sequential(nn.Linear(5, 5), nn.Tanh()), 13, 1.0, solver=solver)
-    with pytest.raises(RuntimeError, match=r'cuda_graph is "always", but only DenseBlock.*cuda_graph="auto"'):
+    with pytest.raises(RuntimeError, match=r'cuda_graph is True, but only DenseBlock.*cuda_graph="auto"'):
         net(x)
     net = LayerParallel(None, lambda: DenseBlock(5), 13, 1.0, solver=solver)
     with pytest.raises(RuntimeError, match="the tensors are on cpu"), patch.object(graphs, "recorder", CudaGraphs()):
@@ -239,12 +239,12 @@ def test_always_is_an_error_where_it_cannot_be(graphs: Graphs, monkeypatch: pyte
     with pytest.raises(RuntimeError, match="waits for the device"):
         step(net, x)
     with pytest.raises(ValueError, match=r'tolerance waits for the device.*cuda_graph="auto"'):
-        MGRIT(tolerance=1e-3, cuda_graph="always")
-    with pytest.raises(ValueError, match="cuda_graph is 'on'; expected one of 'auto', 'always', 'never'"):
+        MGRIT(tolerance=1e-3, cuda_graph=True)
+    with pytest.raises(ValueError, match="cuda_graph is 'on'; expected one of 'auto', True, False"):
         Serial(cuda_graph="on")  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("solver", [MGRIT(cuda_graph="never"), MGRIT(tolerance=1e-3), Serial(cuda_graph="never")])
+@pytest.mark.parametrize("solver", [MGRIT(cuda_graph=False), MGRIT(tolerance=1e-3), Serial(cuda_graph=False)])
 def test_where_none_is_wanted_or_a_tolerance_waits(solver: MGRIT | Serial, graphs: Graphs) -> None:
     net = LayerParallel(None, lambda: DenseBlock(5), 13, 1.0, solver=solver)
     for _ in range(3):

@@ -232,6 +232,7 @@ class TestAsADropIn:
         by_position = [each for each in ours if each.kind is each.POSITIONAL_OR_KEYWORD]
         assert described(by_position) == described([each for each in theirs if each.name != "mode"][:7])
         by_keyword = {each.name: each.default for each in ours if each.kind is each.KEYWORD_ONLY}
+        assert by_keyword.pop("proj_size") is None  # which torch.nn.GRU refuses in its own words
         assert by_keyword == {
             "formulation": "classic",
             "dt": 1.0,

@@ -133,7 +133,7 @@ def _within_bounds(field: dataclasses.Field, value: Any) -> bool:
 def _expected(field: dataclasses.Field, hint: Any) -> str:
     """What an option takes, in words: "an integer ≥ 1"."""
     if get_origin(hint) is Literal:
-        return "one of " + ", ".join(get_args(hint))
+        return "one of " + ", ".join(map(str, get_args(hint)))
     kinds = " or ".join(_NAMES[kind] for kind in _kinds(hint))
     bounds = [f"{sign} {field.metadata[name]}" for sign, name in _BOUNDS if field.metadata[name] is not None]
     return " ".join([kinds, " and ".join(bounds)]).rstrip()
