@@ -136,13 +136,14 @@ def test_blocks_that_return_the_next_state(solver: Any) -> None:
 
 
 def test_a_coarse_step_of_a_residual_block_spans_its_layers() -> None:
-    """So that one cycle is already near; were it the block itself, m-fold too short, it would not be."""
-    net = network(ResidualBlock, 64, form="residual", Tf=64.0, solver=MGRIT(levels=2, iterations=1))
+    """Rediscretised, so that the guess is already near; were it the block itself, m-fold too short, it would not be."""
+    solver = MGRIT(levels=2, iterations=0, coarse_operator="rediscretised")
+    net = network(ResidualBlock, 64, form="residual", Tf=64.0, solver=solver)
     net.layers.linear.weight.data[:] = net.layers.linear.weight.data[0].clone()  # pyright: ignore
     net.layers.linear.bias.data[:] = net.layers.linear.bias.data[0].clone()  # pyright: ignore
     x = inputs()
     with torch.no_grad():
-        assert relative_error(net(x), net.to_sequential()(x)) < 2e-2
+        assert relative_error(net(x), net.to_sequential()(x)) < 0.4
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
