@@ -106,7 +106,7 @@ class SequenceModule(SolverModule):
         )
         tensors = (cell.inputs(x), h_0, *cell.weights)
         with draws_of_call(marched.communicator) if cell.may_draw else nullcontext() as cell.draws:
-            cell.steps = marched.times(x.device) if cell.may_draw else None
+            cell.first = marched.first
             return PropagateSequence.apply(propagation, cell, propagation.sentinel(), *tensors)
 
     def _share_weights(self, communicator: Communicator) -> None:

@@ -300,9 +300,11 @@ def test_arguments_that_differ_are_refused() -> None:
 
 
 @pytest.mark.parametrize("store", ["all", "c_points"])
-def test_random_draws_are_those_of_one_process(store: Any, seed: int) -> None:
-    """Drawn by layer: also where only the first rank's generator is where one process's would be."""
-    solver = MGRIT(coarsening=3, store=store)
+@pytest.mark.parametrize("coarsening", [2, 3, 4])
+def test_random_draws_are_those_of_one_process(store: Any, coarsening: int, seed: int) -> None:
+    """Drawn by layer: also where only the first rank's generator is where one process's would be, and for layers of
+    another rank that a coarse step spans."""
+    solver = MGRIT(coarsening=coarsening, store=store, coarse_operator="picard", iterations=1)
 
     def block() -> nn.Module:
         return nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Dropout(0.4))

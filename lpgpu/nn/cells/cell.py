@@ -26,13 +26,13 @@ class Cell(ABC):
     """h_{k+1} = cell(x_k, h_k): one layer of a recurrent network in one direction, in one call.
 
     `weights` are the tensors, beside the inputs, that gradients are wanted of. `may_draw`: a step may draw random
-    numbers; `draws` and `steps`, which steps of the whole sequence these are, are then set before `layers` is called.
+    numbers; `draws`, and `first`, which step of the whole sequence the first one is, are set before `layers` is called.
     """
 
     weights: tuple[Tensor, ...]
     may_draw = False
     draws: Draws | None = None
-    steps: Tensor | None = None
+    first = 0
 
     def inputs(self, x: Tensor) -> Tensor:
         """What the steps need of the inputs `x` [T, B, ...], computed for all at once by autograd: [T, B, ...]."""

@@ -23,7 +23,7 @@ class VmappedCell(Cell):
     def layers(self, x: Tensor, *weights: Tensor) -> "CellLayers":
         masks = {"padded": self.masks.padded, "resets": self.masks.resets}
         present = {name: mask for name, mask in masks.items() if mask is not None}
-        return CellLayers(self._phi, {"x": x}, present, weights, draws=self.draws, index=self.steps)
+        return CellLayers(self._phi, {"x": x}, present, weights, draws=self.draws, first=self.first)
 
     def plain(self, x: Tensor, h_0: Tensor, *weights: Tensor) -> Tensor:
         layers, h, states = self.layers(x, *weights), h_0[None], []

@@ -33,7 +33,7 @@ class FunctionalLayers(Layers):
 
     `parameters` θ and `constants` c are [layers, ...]; `shared` tensors s are the same for all layers, and their
     gradients are summed over the layers. `dt` is Δt, over `spans` layers of the network: 1 on the finest level. `draws`
-    are the call's random draws, and `index` [layers] which layers of the network these are; None: no draws.
+    are the call's random draws (None: there may be none), and `first` is which layer of the network the first one is.
     """
 
     preferred = ("picard", 1)  # docs/experiments/coarse_operators.md
@@ -49,7 +49,7 @@ class FunctionalLayers(Layers):
         *,
         dt: float = 1.0,
         draws: Draws | None = None,
-        index: Tensor | None = None,
+        first: int = 0,
     ) -> None:
         self.phi = phi
         self.parameters = parameters
@@ -58,7 +58,7 @@ class FunctionalLayers(Layers):
         self.dt = dt
         self.num_shared = len(shared)
         self.draws = draws
-        self.index = index
+        self.first = first
         self._number_of_draws: int | None = None  # of an evaluation; unknown before the first
 
     def coarsened(self, m: int) -> Self:
@@ -123,7 +123,7 @@ class FunctionalLayers(Layers):
 
         parameters, constants = _sliced(self.parameters, layers), _sliced(self.constants, layers)
         for name, values in self._with_draws(layers, after, parameters, constants, u).items():
-            self.constants[name][layers] = values
+            self.constants[name][layers].copy_(values)  # a view: these layers are this rank's own
 
     def _batched(self, theta: Named, layers: slice, shared: Sequence[Tensor], u: Tensor) -> Tensor:
         """Φ_k(u_k) of all K layers, checked to leave states and buffers as they are."""
@@ -147,11 +147,13 @@ class FunctionalLayers(Layers):
 
     def _with_draws(self, layers: slice, phi: Callable[..., Any], *arguments: Any) -> Any:
         """`phi` of all K layers, with its random draws frozen; if the first evaluation draws none, no later one may."""
-        if self.draws is None or self.index is None or self._number_of_draws == 0:
+        if self.draws is None or self._number_of_draws == 0:
             return _vmapped(phi, "error", *arguments)
         is_first = self._number_of_draws is None
         others = refusing_other_generators() if is_first else nullcontext()
-        with FrozenDraws(self.draws, self.index[layers]) as mode, others:
+        u = arguments[-1]
+        index = self.first + layers.start + (layers.step or 1) * torch.arange(len(u), device=u.device)
+        with FrozenDraws(self.draws, index) as mode, others:
             out = _vmapped(phi, "different", *arguments)
         self._number_of_draws = mode.number
         return out
@@ -189,7 +191,7 @@ def general_layers_of(
         arguments.shared,
         dt=dt,
         draws=call.draws,
-        index=call.index(x),
+        first=call.layers.start,
     )
     if statistics:
         layers.statistics = lambda *arguments: both(*arguments)[1]
