@@ -11,7 +11,7 @@ from lpgpu.kernels.conv_step import operators
 from lpgpu.kernels.dispatch import could_fuse
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 from lpgpu.nn.propagators.extended import HaloOf, extended
-from lpgpu.nn.propagators.layers import Layers, Linearisation
+from lpgpu.nn.propagators.layers import Layers, Linearisation, preferred_for
 
 
 class ConvLayers(Layers):
@@ -21,9 +21,9 @@ class ConvLayers(Layers):
         self._given = [conv_step.Filter(w.detach(), None if b is None else b.detach()) for w, b in filters]
         self.activation = activation
         self.dt = dt
+        self.preferred = preferred_for(filters[0].w)
 
     is_sliceable = True
-    preferred = ("picard", 1)  # docs/experiments/coarse_operators.md
 
     @cached_property
     def filters(self) -> list[conv_step.Filter]:

@@ -9,7 +9,7 @@ from lpgpu.kernels.dense_step import operators
 from lpgpu.kernels.dispatch import could_fuse
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 from lpgpu.nn.propagators.extended import HaloOf, extended
-from lpgpu.nn.propagators.layers import Layers, Linearisation
+from lpgpu.nn.propagators.layers import Layers, Linearisation, preferred_for
 
 
 class DenseLayers(Layers):
@@ -20,9 +20,9 @@ class DenseLayers(Layers):
         self.b = None if b is None else b.detach()
         self.activation = activation
         self.dt = dt
+        self.preferred = preferred_for(w)
 
     has_diagonal = True
-    preferred = ("picard", 1)  # docs/experiments/coarse_operators.md
     is_sliceable = True
 
     @property

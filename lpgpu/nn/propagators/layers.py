@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from lpgpu.kernels.dispatch import could_fuse
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 from lpgpu.nn.propagators.extended import HaloOf
 
@@ -138,3 +139,12 @@ class Layers(ABC):
     def empty_states(self, points: int, like: Tensor) -> Tensor:
         """Uninitialised states [points, *like.shape], in the memory order this kind of layer is fastest in."""
         return like.new_empty(points, *like.shape)
+
+
+def preferred_for(weights: Tensor) -> tuple[str, int]:
+    """The coarse operator for layers with kernels: Picard, but where a coarse level is marched in one fused launch.
+
+    On trained weights Picard of order 1 is the more accurate (docs/experiments/coarse_operators.md). Its step is
+    several launches as yet: on an H100 a solve took 13 to 18 ms where the rediscretised one took 0.6.
+    """
+    return ("rediscretised", 1) if could_fuse(weights) else ("picard", 1)
