@@ -29,7 +29,7 @@ def test_help_names_the_variants(name: str, capsys: pytest.CaptureFixture):
         main(["compare", name, "--help"])
     assert done.value.code == 0
     out = capsys.readouterr().out
-    assert "mgrit]" in out and "--epochs" in out and "--solver" not in out and "--seed " not in out
+    assert "mgrit]" in out and "--epochs" in out and "[--solver" not in out and "--seed " not in out
 
 
 @pytest.mark.parametrize(
