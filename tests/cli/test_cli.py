@@ -54,7 +54,8 @@ def test_every_field_of_the_solver_reaches_the_run(tmp_path: Path):
     words = {
         "levels": "3", "coarsening": "4,2", "iterations": "3", "adjoint_iterations": "2", "relaxation": "F,FCF",
         "cycle": "W", "tolerance": "1e-3", "adjoint_tolerance": "none", "min_coarse_steps": "1", "delta": "none",
-        "initial_guess": "constant", "store": "c_points", "chunk": "3", "on_divergence": "raise",
+        "coarse_operator": "picard", "picard_order": "2", "initial_guess": "constant", "store": "c_points",
+        "chunk": "3", "on_divergence": "raise",
     }  # fmt: skip
     given = [f"--{name.replace('_', '-')}={text}" for name, text in words.items()]
     assert main(["train", "digits", *TINY, *given, "--scheme=midpoint", "--run-dir", str(tmp_path / "run")]) == 0
@@ -63,7 +64,8 @@ def test_every_field_of_the_solver_reaches_the_run(tmp_path: Path):
     )
     assert options.mgrit() == MGRIT(
         levels=3, coarsening=(4, 2), iterations=3, adjoint_iterations=2, relaxation=("F", "FCF"), cycle="W",
-        tolerance=1e-3, min_coarse_steps=1, delta="none", initial_guess="constant", store="c_points", chunk=3,
+        tolerance=1e-3, min_coarse_steps=1, delta="none",
+        coarse_operator="picard", picard_order=2, initial_guess="constant", store="c_points", chunk=3,
         on_divergence="raise",
     )  # fmt: skip
     assert options.scheme == "midpoint"

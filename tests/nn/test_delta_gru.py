@@ -183,7 +183,8 @@ class TestLayerParallel:
         exact = copy.deepcopy(net)
         exact.solver = Serial()
         for delta in ("diagonal", "none"):
-            net.solver = MGRIT(delta=delta, iterations=3, adjoint_iterations=2)  # pyright: ignore
+            options: dict[str, Any] = {"coarse_operator": "rediscretised", "delta": delta}
+            net.solver = MGRIT(**options, iterations=3, adjoint_iterations=2)
             came, expected = (torch.autograd.grad(each(x).square().sum(), each.parameters()) for each in (net, exact))  # type: ignore
             errors[delta] = max(map(relative_error, came, expected))
         assert errors["diagonal"] < 1e-11 < 1e-2 * errors["none"]

@@ -101,7 +101,7 @@ def test_a_finished_run_says_that_nothing_is_left(tmp_path: Path, capsys: pytest
     assert "nothing is left" not in capsys.readouterr().err
     train(Run.resume(run.folder, {}))
     err = capsys.readouterr().err
-    assert f"{run.folder} has finished its 1 epochs: nothing is left to train; to go on, with an N above 1: " in err
+    assert f"{run.folder} has finished its 1 epoch: nothing is left to train; to go on, with an N above 1: " in err
     assert f": lpgpu train digits --resume '{run.folder}' --epochs N\n" in err
     train(Run.resume(run.folder, {"epochs": 2}))
     assert "nothing is left" not in capsys.readouterr().err

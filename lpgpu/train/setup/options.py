@@ -59,7 +59,7 @@ class TrainOptions(MGRITOptions):
         "fixed",
         "mgrit: who chooses the cycles; adaptive: by residuals; bias-budget: keeps Σ α·bias of the gradients bounded",
     )
-    probe_every: int = option(200, "adaptive, bias-budget, --solver auto: batches between two probes", least=1)
+    probe_every: int = option(200, "adaptive, bias-budget, solver auto: batches between two probes", least=1)
     max_iterations: int = option(
         8, "adaptive, bias-budget: the most cycles, beyond which propagation is serial", least=1
     )
