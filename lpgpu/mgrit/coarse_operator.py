@@ -36,7 +36,7 @@ class CoarseOperator:
         if name == "auto":
             name, order = propagator.preferred
             if options.delta == "diagonal" or (name == "picard" and options.store == "c_points"):
-                name = "rediscretised"  # which takes Δ, and no states of all fine layers at once
+                name, order = "rediscretised", 1  # which takes Δ, and no states of all fine layers at once
         if name == "picard":
             return cls(name, order, False)
         wanted = options.delta == "diagonal" or (

@@ -152,6 +152,7 @@ def test_auto_is_what_the_propagator_prefers() -> None:
     fine.preferred = ("picard", 2)
     assert CoarseOperator.of(MGRIT(), fine) == CoarseOperator("picard", 2, False)
     assert CoarseOperator.of(MGRIT(delta="diagonal"), fine) == CoarseOperator("rediscretised", 1, True)
+    assert CoarseOperator.of(MGRIT(store="c_points"), fine) == CoarseOperator("rediscretised", 1, False)
     assert CoarseOperator.of(MGRIT(coarse_operator="linear"), fine) == CoarseOperator("linear", 1, True)
     assert CoarseOperator.of(MGRIT(coarse_operator="linear", delta="none"), fine) == CoarseOperator("linear", 1, False)
 
