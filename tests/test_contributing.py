@@ -33,6 +33,15 @@ def test_the_recipe_names_the_files_it_touches(title: str) -> None:
         assert set(re.findall(r"`((?:lpgpu|kernels|tests)/[\w/.]+\.py|CHANGELOG\.md)`", text)) == touched
 
 
+# An editable install has a finder of its own, before PYTHONPATH, which would lead back to the repository.
+SITE = """
+import sys
+from importlib.machinery import PathFinder
+
+sys.meta_path.insert(0, PathFinder)
+"""
+
+
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkout, with all additions made: they do not disturb each other."""
@@ -42,6 +51,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=unwanted)
     for name in ("CHANGELOG.md", "pyproject.toml"):
         shutil.copy(ROOT / name, folder / name)
+    (folder / "sitecustomize.py").write_text(SITE, encoding="utf-8")
     for addition in ADDITIONS.values():
         make(addition, folder)
     return folder

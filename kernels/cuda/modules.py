@@ -58,11 +58,15 @@ def cubin(name: str, arch: int) -> Path | None:
     if arch not in TARGETS:
         return None
     package, _, stem = name.rpartition("/")
-    folders = [Path(each) for each in import_module(f"lpgpu.kernels.{package.replace('/', '.')}").__path__]
-    if "LPGPU_CUBINS" in os.environ:
-        folders.insert(0, Path(os.environ["LPGPU_CUBINS"]))
-    files = (folder / f"{stem}.{TARGETS[arch]}.cubin" for folder in folders)
+    files = (folder / f"{stem}.{TARGETS[arch]}.cubin" for folder in folders_of(package))
     return next((file for file in files if file.is_file()), None)
+
+
+def folders_of(package: str) -> list[Path]:
+    """Where cubins of a package are looked for: `LPGPU_CUBINS` first, then where the package is installed."""
+    installed = [Path(each) for each in import_module(f"lpgpu.kernels.{package.replace('/', '.')}").__path__]
+    named = os.environ.get("LPGPU_CUBINS")
+    return [Path(named), *installed] if named else installed
 
 
 def describe() -> str:

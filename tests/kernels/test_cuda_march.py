@@ -21,8 +21,8 @@ MULTIPROCESSORS = {80: 108, 90: 132}
 
 @pytest.fixture
 def cubins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder that is searched first."""
-    monkeypatch.setenv("LPGPU_CUBINS", str(tmp_path))
+    """The only folder with cubins: what this environment was installed with is not seen."""
+    monkeypatch.setattr(modules, "folders_of", lambda package: [tmp_path])
     modules.cubin.cache_clear()
     yield tmp_path
     modules.cubin.cache_clear()
@@ -116,6 +116,15 @@ def test_cubins_are_found_by_capability(cubins: Path) -> None:
     assert modules.cubin("implicit_gru/gru_march", 80) is None
     assert modules.cubin("implicit_gru/gru_march", 100) is None  # sm_90a runs on 9.0 only
     assert "implicit_gru/gru_march.sm_90a" in modules.describe()
+
+
+def test_the_folder_that_is_named_comes_before_the_installed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LPGPU_CUBINS", raising=False)
+    installed = modules.folders_of("implicit_gru")
+    monkeypatch.setenv("LPGPU_CUBINS", str(tmp_path))
+    assert modules.folders_of("implicit_gru") == [tmp_path, *installed]
 
 
 def test_a_refusal_names_what_is_missing(cubins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
