@@ -1,5 +1,6 @@
 #   make demo    install into .venv and train a small network on handwritten digits
 #   make test    install with the test tools and run all tests
+#   make docs    install into .venv with Sphinx and build the documentation; says where its first page is
 #   make bench   measure the solver
 #   make gpu     check and measure on a GPU, in MINUTES=8, into RESULTS=folder; needs only python3, torch and triton
 #   make mpich   the tests of several ranks again, under MPICH instead of Open MPI
@@ -17,7 +18,7 @@ ifneq ($(shell [ -x $(PY) ] && cat .venv/.where 2>/dev/null),$(CURDIR))
 STALE := stale
 endif
 
-.PHONY: help demo test bench gpu mpich clean stale
+.PHONY: help demo test docs bench gpu mpich clean stale
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -26,6 +27,11 @@ demo: .venv/.installed-demo
 
 test: .venv/.installed-test
 	@$(PY) -m tests.session
+
+# Warnings are errors: a link that leads nowhere, a public name that is gone.
+docs: .venv/.installed-docs
+	@$(PY) -m sphinx -q -W --keep-going -b html -d build/docs/doctrees docs build/docs/html
+	@echo "build/docs/html/index.html"
 
 # A CPU has no caching allocator: without these glibc settings both sides of a comparison pay for fresh pages at each call.
 bench: export MALLOC_MMAP_THRESHOLD_ := 8589934592

@@ -152,11 +152,11 @@ class LayerParallel(SolverModule):
         block of form "residual" may return a tuple that begins with the next state, if nothing else in it is a tensor;
         the network then returns such a tuple too.
 
-        `args` and `kwargs` reach every block: block(u, *args, **kwargs). Tensors among them (also inside lists, tuples
-        and dicts) are the same for all layers, and get gradients; `PerLayer(z)` gives layer k its own z[k]. Every rank
-        passes the same, and gets the same gradients. What a block draws at random (dropout, noise) is drawn once a call
-        for each layer, and takes one number from the global generator: the same seed, the same draws on any number of
-        ranks. They differ from those of `to_sequential()`.
+        `args` and `kwargs` reach every block: `block(u, *args, **kwargs)`. Tensors among them (also inside lists,
+        tuples and dicts) are the same for all layers, and get gradients; `PerLayer(z)` gives layer k its own z[k].
+        Every rank passes the same, and gets the same gradients. What a block draws at random (dropout, noise) is drawn
+        once a call for each layer, and takes one number from the global generator: the same seed, the same draws on any
+        number of ranks. They differ from those of `to_sequential()`.
 
         Raises:
             TypeError, ValueError: for an `x` that is no finite, dense tensor of the parameters' dtype and device, a
