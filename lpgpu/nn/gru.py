@@ -16,7 +16,7 @@ from lpgpu.nn.checks import check_ordinary
 from lpgpu.nn.layout import Layout
 from lpgpu.nn.plain_gru import PlainGRU
 from lpgpu.nn.sequence import SequenceModule
-from lpgpu.nn.sequence_checks import checked_lengths, facts_of_sequence
+from lpgpu.nn.sequence_checks import checked_lengths, checked_resets, facts_of_sequence
 from lpgpu.nn.sequence_shard import SequenceShard
 
 
@@ -92,7 +92,12 @@ class GRU(SequenceModule, nn.GRU):
         self._no_results()
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, input: Tensor | PackedSequence, hx: Tensor | None = None, *, lengths: Tensor | None = None
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | None = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
     ) -> tuple[Any, Tensor]:
         """All states of the last layer, and every layer's last one.
 
@@ -103,14 +108,19 @@ class GRU(SequenceModule, nn.GRU):
                 its length a sequence's output is zero, and its last state is that at its length. Where ranks share the
                 sequence it is the whole one's. On a GPU they are best given on the CPU: there they can be checked
                 without waiting for it.
+            resets: boolean, like the first two dimensions of `input`: where a new sequence begins, so that the state
+                that arrives there, and every derivative by it, counts as zero; the output before it stays. Where ranks
+                share the sequence they are those of all of it. With resets a GPU marches step by step, in a launch for
+                each, as the fused sweeps know of none.
 
         Returns:
             output [T, B, directions · hidden_size] (as `input` in order, batching and packing), and h_n like `hx`.
 
         Raises:
             RuntimeError, ValueError: as torch.nn.GRU, for shapes and dtypes that it refuses; for tensors that are not
-                dense or have no values (meta), lengths that do not fit or come with a PackedSequence, a PackedSequence
-                where ranks share the sequence, and on a CPU for an `input` (padding too) or `hx` that is not finite.
+                dense or have no values (meta), lengths or resets that do not fit, lengths beside a PackedSequence, a
+                PackedSequence where ranks share the sequence, and on a CPU for an `input` (padding too) or `hx` that is
+                not finite.
             NotImplementedError: inside a transform of torch.func, such as vmap.
         """
         given, lengths, layout = Layout.taken(input, lengths, batch_first=self.batch_first)
@@ -124,7 +134,9 @@ class GRU(SequenceModule, nn.GRU):
         x, initial, layout = checked
         shard = SequenceShard.of(self._communicator, x)
         lengths = None if lengths is None else checked_lengths(lengths, shard.steps, x)
-        output, last_states = self._propagate(x, initial.unbind(), shard, layout, lengths)
+        if resets is not None:
+            resets = checked_resets(resets, shard.steps, x, layout)
+        output, last_states = self._propagate(x, initial.unbind(), shard, layout, lengths, resets)
         h_n = torch.stack(last_states)
         return output, h_n if layout.batched else h_n.squeeze(1)
 

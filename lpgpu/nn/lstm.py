@@ -107,8 +107,7 @@ class LSTM(SequenceModule, nn.LSTM):
         shard = SequenceShard.of(self._communicator, x)
         lengths = None if lengths is None else checked_lengths(lengths, shard.steps, x)
         if resets is not None:
-            resets = resets if layout.batched else resets.unsqueeze(0 if self.batch_first else 1)
-            resets = checked_resets(resets, shard.steps, x, batch_first=self.batch_first)
+            resets = checked_resets(resets, shard.steps, x, layout)
         output, last_states = self._propagate(x, initial.unbind(), shard, layout, lengths, resets)
         h_n, c_n = torch.stack(last_states).split([initial.shape[-1] - self.hidden_size, self.hidden_size], -1)
         if not layout.batched:

@@ -80,11 +80,17 @@ def past_the_end(products: Tensor, padded: Tensor) -> Tensor:
     return torch.cat([r, z.masked_fill(padded, math.inf), n], -1)
 
 
-def gru_states(x: Tensor, h: Tensor, w: Tensor, b: Tensor | None, dt: float, formulation: str) -> Tensor:
-    """h_1 … h_T [T, B, H] from h_0 = `h` [B, H] and the inputs' products `x` [T, B, 3H]; W [3H, H], b [3H] or None."""
+def gru_states(
+    x: Tensor, h: Tensor, w: Tensor, b: Tensor | None, dt: float, formulation: str, resets: Tensor | None = None
+) -> Tensor:
+    """h_1 … h_T [T, B, H] from h_0 = `h` [B, H] and the inputs' products `x` [T, B, 3H]; W [3H, H], b [3H] or None.
+
+    Where `resets` [T, B, 1] is true, a step starts from zero.
+    """
     states = []
-    for x_BG in x:
-        h = gru_cell(x_BG, h, w, b, dt, formulation)
+    for k, x_BG in enumerate(x):
+        arriving = h if resets is None else h.masked_fill(resets[k], 0)
+        h = gru_cell(x_BG, arriving, w, b, dt, formulation)
         states.append(h)
     return torch.stack(states)
 

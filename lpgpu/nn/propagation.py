@@ -70,7 +70,10 @@ class Propagation:
         """
         signature, refusal = None, self._graph_refusal() or self.graphs.recorder.refusal(moving[0].device)
         if refusal is None and (signature := layers().signature) is None:
-            refusal = "only DenseBlock, ConvBlock and GRU, as they were written, are known to do the same at every call"
+            refusal = (
+                "only DenseBlock, ConvBlock and GRU without resets, as they were written, are known to do the same at "
+                "every call"
+            )
         if refusal is None:
             what = self.solver, self.num_steps, self.differentiable, signature
             strict = self.solver.cuda_graph is True

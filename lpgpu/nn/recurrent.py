@@ -117,7 +117,7 @@ class Recurrent(SequenceModule):
         self._packings: list[Packing] = packings
         shard = SequenceShard.of(self._communicator, x)
         lengths = None if lengths is None else checked_lengths(lengths, shard.steps, x)
-        resets = None if resets is None else checked_resets(resets, shard.steps, x, batch_first=self.batch_first)
+        resets = None if resets is None else checked_resets(resets, shard.steps, x, layout)
         output, last = self._propagate(x, initial, shard, layout, lengths, resets)
         h_n = [packing.unpack(h) for packing, h in zip(packings, last, strict=True)]
         return output, h_n if len(h_n) > 1 else h_n[0]

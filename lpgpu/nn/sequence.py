@@ -64,7 +64,10 @@ class SequenceModule(SolverModule):
         `hx` are the states to start from; `resets` [steps of all ranks, B] says where a sequence begins anew.
         """
         hx = layout.arranged(hx)
-        resets = None if resets is None else layout.arranged([resets], dim=1)[0]
+        if resets is not None:
+            (resets,) = layout.arranged([resets], dim=1)
+            if lengths is not None:  # past its end a sequence's state is passed on, whatever is marked there
+                resets = resets & (torch.arange(shard.steps, device=x.device)[:, None] < lengths)
         weights = self._weights()
         if not shard.is_whole:
             values = Replicated.apply(shard.communicator, shard.sentinel(), *weights.values())

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lpgpu.nn.checks import check_ordinary
+from lpgpu.nn.layout import Layout
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -58,16 +59,20 @@ def checked_lengths(lengths: Any, steps: int, x: Tensor) -> Tensor:
     return lengths.to(x.device, torch.int64, non_blocking=True)
 
 
-def checked_resets(resets: Any, steps: int, x: Tensor, *, batch_first: bool) -> Tensor:
-    """`resets` as boolean [steps, B] on the device of `x` [T, B, ...].
+def checked_resets(resets: Any, steps: int, x: Tensor, layout: Layout) -> Tensor:
+    """`resets` as boolean [steps, B] on the device of `x` [T, B, ...], of an input that came as `layout` says.
 
     Raises:
         TypeError, ValueError: where they are no boolean tensor of all steps and the batch.
     """
     if not isinstance(resets, Tensor):
         raise TypeError(f"resets is {type(resets).__name__}; expected a boolean tensor")
-    expected = (x.shape[1], steps) if batch_first else (steps, x.shape[1])
+    expected = (x.shape[1], steps) if layout.batch_first else (steps, x.shape[1])
+    if not layout.batched:
+        expected = (steps,)
     if resets.dtype != torch.bool or tuple(resets.shape) != expected:
         raise ValueError(f"resets is {resets.dtype} {tuple(resets.shape)}; expected torch.bool {expected}")
     resets = resets.to(x.device)
-    return resets.T if batch_first else resets
+    if not layout.batched:
+        return resets[:, None]
+    return resets.T if layout.batch_first else resets

@@ -33,7 +33,9 @@ LOSSES = ("h_n", "output", "both", "output of the first step")
 class Case:
     """Data and loss weights of a whole sequence, the same on every rank."""
 
-    def __init__(self, steps: int, network: dict[str, Any], loss: str, seed: int, *, lengths: bool) -> None:
+    def __init__(
+        self, steps: int, network: dict[str, Any], loss: str, seed: int, *, lengths: bool, resets: bool = False
+    ) -> None:
         generator = torch.Generator().manual_seed(seed)
         directions = 2 if network["bidirectional"] else 1
 
@@ -50,6 +52,7 @@ class Case:
             self.of_output[1:] = 0
         self.loss = loss
         self.lengths = torch.randint(1, steps + 1, (BATCH,), generator=generator) if lengths else None
+        self.resets = torch.rand(steps, BATCH, generator=generator) < 0.2 if resets else None
 
     def run(self, comm: Any, part: slice, solver: Any) -> dict[str, Tensor]:
         """Outputs and all gradients, of this part of the sequence."""
@@ -57,7 +60,8 @@ class Case:
         gru = GRU(FEATURES, WIDTH, comm=comm, solver=solver, dtype=torch.float64, **self.network)
         x = self.x[part].transpose(0, 1).contiguous() if gru.batch_first else self.x[part].clone()
         x, hx = x.requires_grad_(), self.hx.clone().requires_grad_()
-        output, h_n = gru(x, hx, lengths=self.lengths)
+        resets = None if self.resets is None else self.resets.T if gru.batch_first else self.resets
+        output, h_n = gru(x, hx, lengths=self.lengths, resets=resets)
         output = output.transpose(0, 1) if gru.batch_first else output
         # a loss of h_n alone does not touch the output, and on some ranks the first step's does not either
         loss = (h_n * self.of_h_n).sum() if self.loss in ("h_n", "both") else h_n.new_zeros(())
@@ -76,6 +80,7 @@ class Case:
     network=networks,
     loss=st.sampled_from(LOSSES),
     lengths=st.booleans(),
+    resets=st.booleans(),
     seed=seeds,
 )
 def test_outputs_and_gradients_are_those_of_one_process(
@@ -85,18 +90,19 @@ def test_outputs_and_gradients_are_those_of_one_process(
     network: dict[str, Any],
     loss: str,
     lengths: bool,
+    resets: bool,
     seed: int,
 ) -> None:
     forward, adjoint = iterations
     solver = MGRIT(**options, iterations=forward, adjoint_iterations=adjoint)
-    assert_same(Case(sum(sizes), network, loss, seed, lengths=lengths), sizes, solver)
+    assert_same(Case(sum(sizes), network, loss, seed, lengths=lengths, resets=resets), sizes, solver)
 
 
 @pytest.mark.parametrize("formulation", ["implicit", "classic"])
 def test_serial(formulation: str, seed: int) -> None:
     sizes = [5, 1, 8, 3, 2][:SIZE]
     network = {"num_layers": 2, "bidirectional": True, "batch_first": False, "bias": True, "formulation": formulation}
-    assert_same(Case(sum(sizes), network, "both", seed, lengths=True), sizes, Serial())
+    assert_same(Case(sum(sizes), network, "both", seed, lengths=True, resets=True), sizes, Serial())
 
 
 def assert_same(case: Case, sizes: list[int], solver: Any) -> None:

@@ -12,6 +12,7 @@ from lpgpu.nn.cells.vmapped import VmappedCell
 from lpgpu.nn.plain_gru import gru_states, past_the_end
 from lpgpu.nn.propagators import Layers
 from lpgpu.nn.propagators.gru import GRULayers
+from lpgpu.nn.propagators.resets import arriving
 
 
 class GRUCell(Cell):
@@ -41,7 +42,8 @@ class GRUCell(Cell):
 
     def layers(self, x: Tensor, *weights: Tensor) -> Layers:
         w, b = _pair(weights)
-        return GRULayers(x.detach(), w.detach(), None if b is None else b.detach(), self.formulation, self.dt)
+        b = None if b is None else b.detach()
+        return GRULayers(x.detach(), w.detach(), b, self.formulation, self.dt, self.masks.resets)
 
     def gradients(self, h: Tensor, of_steps: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         dx, dq = of_steps
@@ -49,11 +51,12 @@ class GRUCell(Cell):
             raise ValueError("the gradients of the gates were not taken")
         dy = dx.flatten(0, 1).clone()  # W h + b enters the gates r and z as x does, but n through q
         dy[:, 2 * dq.shape[-1] :] = dq.flatten(0, 1)
-        dw = dy.T @ h[:-1].flatten(0, 1)
+        sources = arriving(h[:-1], None if self.masks.resets is None else self.masks.resets[: len(dx)])
+        dw = dy.T @ sources.flatten(0, 1)
         return dx, *(dw, dy.sum(0))[: len(self.weights)]
 
     def plain(self, x: Tensor, h_0: Tensor, *weights: Tensor) -> Tensor:
-        return gru_states(x, h_0, *_pair(weights), self.dt, self.formulation)
+        return gru_states(x, h_0, *_pair(weights), self.dt, self.formulation, self.masks.resets)
 
 
 class FrozenGatesGRUCell(VmappedCell):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lpgpu.nn.cells.cell import Cell, Masks
 from lpgpu.nn.propagators.functional import FunctionalLayers, Named
+from lpgpu.nn.propagators.resets import spanned
 
 
 class VmappedCell(Cell):
@@ -48,7 +49,5 @@ class CellLayers(FunctionalLayers):
     def coarsened(self, m: int) -> Self:
         coarse = super().coarsened(m)
         if (resets := self.constants.get("resets")) is not None:
-            later = torch.cat([resets, resets.new_zeros(m * self.spans, *resets.shape[1:])])
-            spanned = torch.stack([later[j * self.spans : j * self.spans + len(resets)] for j in range(m)])
-            coarse.constants = {**self.constants, "resets": spanned.any(0)}
+            coarse.constants = {**self.constants, "resets": spanned(resets, m)}
         return coarse

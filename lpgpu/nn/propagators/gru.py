@@ -13,12 +13,15 @@ from lpgpu.kernels.implicit_gru import Cell, Coefficients, Gates, operators
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 from lpgpu.nn.propagators.extended import HaloOf, extended
 from lpgpu.nn.propagators.layers import Layers, Linearisation
+from lpgpu.nn.propagators.resets import arriving, spanned
 
 
 class GRULayers(Layers):
     """h_{k+1} = cell(x_k, h_k): states [T + 1, B, H], the inputs' products `x` [T, B, 3H], weights shared by all steps.
 
-    A step's parameters, as the adjoint sees them, are x_k and q_k; the weights' gradients come from theirs.
+    A step's parameters, as the adjoint sees them, are x_k and q_k; the weights' gradients come from theirs. Where
+    `resets` [T or more, B, 1] is true, a step starts from zero instead of h_k; no fused sweep knows of it, so such a
+    sequence is marched step by step.
     """
 
     has_diagonal = True
@@ -26,12 +29,15 @@ class GRULayers(Layers):
     prefers_delta = True  # with a rediscretised operator, which is preferred: docs/experiments/coarse_operators.md
     is_sliceable = True
 
-    def __init__(self, x: Tensor, w: Tensor, b: Tensor | None, formulation: str, dt: float) -> None:
+    def __init__(
+        self, x: Tensor, w: Tensor, b: Tensor | None, formulation: str, dt: float, resets: Tensor | None = None
+    ) -> None:
         self.x = x
         self.w = w
         self.b = b
         self.formulation = formulation
         self.dt = dt
+        self.resets = resets
 
     @property
     def cell(self) -> Cell:
@@ -39,13 +45,14 @@ class GRULayers(Layers):
         return Cell(self.w, self.b, self.dt, self.formulation)
 
     @property
-    def signature(self) -> Hashable:
-        return "GRU", self.formulation, self.dt
+    def signature(self) -> Hashable | None:
+        return ("GRU", self.formulation, self.dt) if self.resets is None else None
 
     def coarsened(self, m: int) -> Self:
         """As any layers, but that the classic cell, which diverges with a larger step, becomes the implicit one."""
         coarse = super().coarsened(m)
         coarse.formulation = "implicit"
+        coarse.resets = None if self.resets is None else spanned(self.resets, m)
         return coarse
 
     def take_halo(self, halo_of: HaloOf) -> None:
@@ -61,21 +68,31 @@ class GRULayers(Layers):
         diagonal: Tensor | None = None,
         decay: Tensor | None = None,
     ) -> Gates | Coefficients | None:
-        at = operators.advance(u, self.x[layers], self.cell, out, diagonal, decay)
+        resets = self._resets(layers)
+        at = operators.advance(arriving(u, resets), self.x[layers], self.cell, out, diagonal, decay)
+        if resets is not None:
+            for each in (diagonal, decay):
+                if each is not None:
+                    each.masked_fill_(resets, 0)
         return at if keep else None
 
     def linearise(self, layers: slice, u: Tensor, kept: Gates | Coefficients | None = None) -> Linearisation:
+        resets = self._resets(layers)
+        u = arriving(u, resets)
         if kept is None:
             kept = operators.linearise(u, self.x[layers], self.cell)
         if isinstance(kept, Gates):
             kept = implicit_gru.coefficients(u, kept, self.cell)
-        return _Linearised(kept, self.w)
+        return _Linearised(kept, self.w) if resets is None else _WithResets(kept, self.w, resets)
 
     def linearise_once(self, layers: slice, u: Tensor) -> Linearisation:
         return _Once(self, layers, u)
 
     def fuses_sweeps(self, like: Tensor) -> bool:
-        return could_fuse(like)
+        return self.resets is None and could_fuse(like)
+
+    def _resets(self, layers: slice) -> Tensor | None:
+        return None if self.resets is None else self.resets[layers]
 
     def sweep(self, layers: slice, u: Tensor, sweep: Sweep, terms: Terms = NO_TERMS) -> None:
         implicit_gru.sweep(u, self.x[layers], self.cell, sweep, terms)
@@ -107,6 +124,29 @@ class _Linearised(Linearisation):
 
     def parameter_gradients(self, lam: Tensor) -> Sequence[Tensor | None]:
         return operators.gate_gradients(lam, self.at)
+
+
+class _WithResets(_Linearised):
+    """∂Φ of steps of which some, where `resets` [K, B, 1] is true, do not depend on the state that arrives."""
+
+    def __init__(self, at: Coefficients, w: Tensor, resets: Tensor) -> None:
+        super().__init__(at, w)
+        self.resets = resets
+
+    def vjp(self, lam: Tensor, out: Tensor) -> None:
+        super().vjp(lam, out)
+        out.masked_fill_(self.resets, 0)
+
+    def __getitem__(self, steps: slice) -> "_WithResets":
+        return _WithResets(self.at[steps], self.w, self.resets[steps])
+
+    def diagonal(self, out: Tensor) -> None:
+        super().diagonal(out)
+        out.masked_fill_(self.resets, 0)
+
+    def decay(self, out: Tensor) -> None:
+        super().decay(out)
+        out.masked_fill_(self.resets, 0)
 
 
 class _Once(Linearisation):
