@@ -7,6 +7,7 @@ from lpgpu.nn.layer_parallel import LayerParallel
 from lpgpu.nn.lstm import LSTM
 from lpgpu.nn.parallelize import parallelize, unparallelize
 from lpgpu.nn.recurrent import Recurrent
+from lpgpu.nn.resnet import resnet_ode
 
 __all__ = [
     "GRU",
@@ -18,5 +19,6 @@ __all__ = [
     "PerLayer",
     "Recurrent",
     "parallelize",
+    "resnet_ode",
     "unparallelize",
 ]

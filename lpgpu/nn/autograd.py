@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lpgpu.comm import Communicator
 from lpgpu.mgrit import SolveResult
-from lpgpu.mgrit.exchange import global_sum, of_first_point
+from lpgpu.mgrit.exchange import global_sum, of_first_point, state_of_rank
 from lpgpu.nn.cells import Cell
 from lpgpu.nn.derivatives import Gradients, pulled_back, refuse_all_but_first_derivatives
 from lpgpu.nn.propagation import ForwardSolution, Propagation
@@ -123,6 +123,39 @@ class Replicated(torch.autograd.Function):
         sizes = [each.numel() for each in gradients]
         parts = zip(total.split(sizes), gradients, strict=True)
         return None, None, *(part.view_as(gradient).to(gradient.dtype) for part, gradient in parts)
+
+
+class ToRank(torch.autograd.Function):
+    """A state that all ranks hold, for one rank to compute with: `ToRank.apply(communicator, rank, sentinel, u)`.
+
+    Its gradient is that of this rank, on all.
+    """
+
+    @staticmethod
+    def forward(ctx, communicator: Communicator, rank: int, sentinel: Tensor, u: Tensor) -> Tensor:
+        ctx.communicator, ctx.rank = communicator, rank
+        return u.view_as(u)
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        refuse_all_but_first_derivatives(gradients)
+        return None, None, None, state_of_rank(ctx.communicator, gradients[0], ctx.rank)
+
+
+class OfRank(torch.autograd.Function):
+    """What one rank has computed, on all: `OfRank.apply(communicator, rank, sentinel, u)`; others pass a state like it.
+
+    The loss sees the same state on every rank, and its gradient goes to this rank's once.
+    """
+
+    @staticmethod
+    def forward(ctx, communicator: Communicator, rank: int, sentinel: Tensor, u: Tensor) -> Tensor:
+        return state_of_rank(communicator, u, rank)
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        refuse_all_but_first_derivatives(gradients)
+        return None, None, None, *gradients
 
 
 class Results(torch.autograd.Function):

@@ -26,11 +26,13 @@ class Returned:
 class Call:
     """Arguments, random draws, which `layers` are here, and how the state and what a block returns look from outside.
 
-    `packing` is that of a state of several tensors; None: of one.
+    `packing` is that of a state of several tensors; None: of one. `rows` are those of these layers in what the block
+    has stacked here.
     """
 
     arguments: Arguments = NO_ARGUMENTS
     layers: range = range(0)
+    rows: slice = field(default_factory=lambda: slice(None))
     draws: Draws | None = None
     packing: Packing | None = None
     returned: Returned = field(default_factory=Returned)

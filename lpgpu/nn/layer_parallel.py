@@ -2,32 +2,33 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, Self, TypeVar
+from functools import partial
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from lpgpu.comm import as_communicator
-from lpgpu.mgrit import MGRIT, Partition, Solver, SolveResult
+from lpgpu.mgrit import MGRIT, Solver, SolveResult
 from lpgpu.nn.arguments import Arguments
-from lpgpu.nn.autograd import PropagateEnd, Replicated
-from lpgpu.nn.call import Call, Returned
+from lpgpu.nn.autograd import Replicated
+from lpgpu.nn.buffers import partitions, sections
+from lpgpu.nn.call import Call
 from lpgpu.nn.checks import check_arguments, check_call, check_names, check_state
 from lpgpu.nn.frozen_draws import draws_of_call
 from lpgpu.nn.layer_index import number_layer
 from lpgpu.nn.packing import Packing
 from lpgpu.nn.per_layer import apply_to_layers
 from lpgpu.nn.propagation import Propagation, sentinel_for
-from lpgpu.nn.propagators import Layers, general_layers_of, layers_of
 from lpgpu.nn.propagators.purity import refuse_backward_hooks
 from lpgpu.nn.schemes import Form, Scheme, Step, Steps
-from lpgpu.nn.solver_module import SolveResults, SolverModule
-from lpgpu.nn.stacking import draw_seed, layer_structure, layer_weights, stack, stacked_tensors, with_tensors
+from lpgpu.nn.shared_layers import SharedLayers
+from lpgpu.nn.solver_module import SolveResults
+from lpgpu.nn.stacked_call import StackedCall, walked_on
+from lpgpu.nn.stacking import draw_seed, layer_structure, layer_weights, stack
 
-T = TypeVar("T", bound=Layers)
 
-
-class LayerParallel(SolverModule):
+class LayerParallel(SharedLayers):
     """u_{k+1} = Φ_k(u_k), k = 0 … N−1, u_0 = x; returns u_N.
 
     With `form="rhs"` the block is f(u) and Φ_k one step of `scheme` for u′ = f(u) with Δt = Tf/N; with `form="step"`
@@ -47,6 +48,9 @@ class LayerParallel(SolverModule):
             state and arguments that keeps the state's shape, dtype and device, and that `torch.vmap` can batch.
         local_num_steps: the layers of this rank, at least 1; they may differ between ranks.
         Tf: the final time, > 0.
+        buffer: (a, b): of the N layers the first a and the last b are walked one by one, exactly, by the first and the
+            last rank, while the others wait; the solver has the N − a − b between. The results are of these only.
+            Parameters and their names are as without.
 
     Attributes:
         layers: one module like the block, its parameters and buffers stacked, [layers of this rank, ...]. Layer k
@@ -59,7 +63,8 @@ class LayerParallel(SolverModule):
         TypeError, ValueError: for arguments that make no network, saying what came and what was expected.
     """
 
-    layers: nn.Module
+    buffer: tuple[int, int]
+    _sections: tuple[int, int, int]
 
     def __init__(
         self,
@@ -71,6 +76,7 @@ class LayerParallel(SolverModule):
         scheme: Scheme = "euler",
         form: Form = "rhs",
         solver: Solver | None = None,
+        buffer: tuple[int, int] = (0, 0),
     ) -> None:
         super().__init__()
         communicator = self._communicator = as_communicator(comm)
@@ -78,15 +84,18 @@ class LayerParallel(SolverModule):
         def check() -> None:
             check_arguments(local_num_steps, Tf, scheme, form)
             self.solver = MGRIT() if solver is None else solver
+            self._sections = sections(buffer, local_num_steps, communicator)
+            self.buffer = buffer
 
-        communicator.agree(check, lambda: {"Tf": float(Tf), "scheme": scheme, "form": form, "solver": self.solver})
+        facts = {"Tf": Tf, "scheme": scheme, "form": form, "buffer": buffer}
+        communicator.agree(check, lambda: facts | {"solver": self.solver})
         self.local_num_steps = local_num_steps
         self.Tf = float(Tf)
         self.scheme = scheme
         self.form = form
         blocks, seeds = zip(*communicator.allgather((local_num_steps, draw_seed())), strict=True)
         self.num_steps = sum(blocks)
-        self._partition = Partition.of_blocks(blocks, communicator.rank) if communicator.size > 1 else None
+        self._partition, self._partition_between = partitions(blocks, self.buffer, communicator)
         first = sum(blocks[: communicator.rank])
 
         def build() -> None:
@@ -108,6 +117,7 @@ class LayerParallel(SolverModule):
         form: Form = "residual",
         scheme: Scheme = "euler",
         solver: Solver | None = None,
+        buffer: tuple[int, int] = (0, 0),
     ) -> Self:
         """The network of existing layers, with copies of their weights.
 
@@ -131,7 +141,8 @@ class LayerParallel(SolverModule):
         first, stop = (len(modules) * rank // communicator.size for rank in (communicator.rank, communicator.rank + 1))
         own, before = iter(modules[first:stop]), torch.get_rng_state()
         final = float(len(modules)) if Tf is None else Tf
-        net = cls(comm, lambda: next(own), stop - first, final, scheme=scheme, form=form, solver=solver)
+        options: dict[str, Any] = {"scheme": scheme, "form": form, "solver": solver, "buffer": buffer}
+        net = cls(comm, lambda: next(own), stop - first, final, **options)
         torch.set_rng_state(before)  # nothing was drawn
         return net
 
@@ -166,10 +177,30 @@ class LayerParallel(SolverModule):
             NotImplementedError: inside a transform of torch.func, such as vmap.
             DivergenceError: when a solve diverges and `solver.on_divergence` is "raise".
         """
+        u_0, arguments, packing = self._checked(x, args, kwargs)
+        sentinel = sentinel_for(self._communicator)
+        per_layer, shared = self._tensors_of(arguments, sentinel)
+        with draws_of_call(self._communicator) as draws:
+            call = StackedCall(
+                stack=self.layers,
+                scheme=self.scheme,
+                form=self.form,
+                dt=self.dt,
+                theta=dict(self.layers.named_parameters()),
+                per_layer=per_layer,
+                shared=shared,
+                call=Call(arguments, self._own_layers, draws=draws, packing=packing),
+                differentiable=torch.is_grad_enabled(),
+            )
+            y = self._propagated(call, sentinel, u_0)
+        return call.call.returned.like(y if packing is None else packing.unpack(y))
+
+    def _checked(
+        self, x: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Tensor, Arguments, Packing | None]:
+        """The state as one tensor, the further arguments, and how the state is packed; refused on all ranks alike."""
         named = dict(self.layers.named_parameters())
-        parameters = tuple(named.values())
         arguments = Arguments.of(args, kwargs)
-        differentiable = torch.is_grad_enabled()
         checked: list[Any] = []
 
         def check() -> None:
@@ -177,47 +208,36 @@ class LayerParallel(SolverModule):
             check_call(self.layers, self.form, args, kwargs)
             packing = None if isinstance(x, Tensor) else Packing.of(x, "x")
             checked.extend((packing, x if packing is None else packing.pack(x)))
-            check_state(checked[1], parameters)
+            check_state(checked[1], tuple(named.values()))
             arguments.check(self.num_steps, checked[1])
-            if differentiable:
+            if torch.is_grad_enabled():
                 refuse_backward_hooks(self.layers)
 
         self._communicator.agree(check, lambda: self._facts(*checked) | {"the arguments": arguments.facts()})
         packing, u_0 = checked
-        sentinel = sentinel_for(self._communicator)
-        per_layer, shared = self._tensors_of(arguments, sentinel)
-        returned = Returned()
+        return u_0, arguments, packing
 
-        def layers_by(make: Callable[..., T], tensors: Sequence[Tensor]) -> T:
-            """The layers of these parameters, tensors for each layer and tensors for all."""
-            theta, extra = dict(zip(named, tensors, strict=False)), tensors[len(named) :]
-            of_call = arguments.holding(extra[len(per_layer) :], extra[: len(per_layer)])
-            call = Call(of_call, self._own_layers, draws, packing, returned)
-            layers = make(self.layers, theta, u_0, self.scheme, self.form, self.dt, call)
-            layers.to_be_checked = differentiable
-            return layers
-
-        def plain(x: Tensor, *tensors: Tensor) -> Tensor:
-            layers, u = layers_by(general_layers_of, tensors), x[None]
-            for k in range(self.local_num_steps):
-                u = layers.differentiable(slice(k, k + 1), u)
-            return u[0]
-
-        propagation = Propagation(
-            num_steps=self.num_steps,
-            partition=self._partition,
+    def _propagated(self, call: StackedCall, sentinel: Tensor | None, u: Tensor) -> Tensor:
+        """u_N of u_0: layers of a buffer one by one, those between by the solver."""
+        opening, between, closing = call.split(self._sections)
+        first, last = self.buffer
+        last_rank = self._communicator.size - 1
+        solve = partial(
+            Propagation,
+            num_steps=self.num_steps - first - last,
+            partition=self._partition_between,
             solver=self.solver,
             communicator=self._communicator,
             forward_done=lambda result: setattr(self, "forward_result", result),
             adjoint_done=lambda result: setattr(self, "adjoint_result", result),
-            differentiable=differentiable,
-            plain=plain,
             graphs=self.graphs,
         )
-        tensors = (*parameters, *per_layer, *shared)
-        with draws_of_call(self._communicator) as draws:
-            y = PropagateEnd.apply(propagation, lambda tensors: layers_by(layers_of, tensors), sentinel, u_0, *tensors)
-        return returned.like(y if packing is None else packing.unpack(y))
+        if first:
+            u = walked_on(0, lambda u: opening.walk(u, self.graphs), self._communicator, sentinel, u)
+        u = between.propagate(solve, sentinel, u)
+        if last:
+            u = walked_on(last_rank, lambda u: closing.walk(u, self.graphs), self._communicator, sentinel, u)
+        return u
 
     def apply(self, fn: Callable[[nn.Module], Any]) -> Self:
         """`fn` of every module inside, and of each layer in turn, as if it were a module of its own; returns self.
@@ -256,49 +276,6 @@ class LayerParallel(SolverModule):
             module.training = self.training  # not .train(): the blocks keep the modes their copies came with
         return sequential
 
-    @property
-    def is_shared(self) -> bool:
-        """Whether several ranks share the layers."""
-        return self._partition is not None
-
-    @property
-    def has_first_layer(self) -> bool:
-        """Whether this is the rank with the first layers."""
-        return self._partition is None or self._partition.first == 0
-
-    def of_all_ranks(self, stacked: Tensor) -> Tensor:
-        """The stacked values of all ranks' layers, [layers, ...], of this rank's, on its device. Collective."""
-        if not self.is_shared:
-            return stacked
-        parts = self._communicator.allgather(stacked.detach().cpu())
-        return torch.cat(parts).to(stacked.device)
-
-    def of_this_rank(self, stacked: Tensor, name: str) -> Tensor:
-        """This rank's part of the stacked values of all layers.
-
-        Raises:
-            ValueError: when they are not of as many layers.
-        """
-        if len(stacked) != self.num_steps:
-            raise ValueError(f"{name} is of {len(stacked)} layers; this network has {self.num_steps}")
-        first = self._partition.first if self._partition else 0
-        return stacked[first : first + self.local_num_steps].clone()
-
-    def sum_over_ranks(self, value: Tensor) -> Tensor:
-        """The sum over the ranks that share the layers. Collective."""
-        return self._communicator.sum(value)
-
-    def _all_layers(self) -> nn.Module:
-        """The layers of all ranks in one stack."""
-        if not self.is_shared:
-            return self.layers
-        return with_tensors(self.layers, [self.of_all_ranks(tensor) for tensor in stacked_tensors(self.layers)])
-
-    @property
-    def _own_layers(self) -> range:
-        first = self._partition.first if self._partition else 0
-        return range(first, first + self.local_num_steps)
-
     def _tensors_of(self, arguments: Arguments, sentinel: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
         """The arguments' tensors for this rank's layers, and for all, with gradients that are summed over the ranks."""
         per_layer, shared = list(arguments.per_layer), list(arguments.shared)
@@ -330,4 +307,5 @@ class LayerParallel(SolverModule):
     def extra_repr(self) -> str:
         step = f"scheme={self.scheme!r}" if self.form == "rhs" else f"form={self.form!r}"
         here = f", of these {self.local_num_steps} here" if self.local_num_steps < self.num_steps else ""
-        return f"num_steps={self.num_steps}{here}, Tf={self.Tf}, {step}, solver={self.solver}"
+        ends = f", buffer={self.buffer}" if any(self.buffer) else ""
+        return f"num_steps={self.num_steps}{here}, Tf={self.Tf}, {step}{ends}, solver={self.solver}"

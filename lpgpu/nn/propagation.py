@@ -24,7 +24,7 @@ class Propagation:
     `num_steps` are those of all ranks, `partition` says whose they are (None: all are this process's own).
     `forward_done` and `adjoint_done` receive the results of the solves. `differentiable`: an adjoint may follow.
     `plain` computes what an exact solve does, of the operation's tensors, in plain PyTorch. `graphs`: those that the
-    network's solves may be replayed from.
+    network's solves may be replayed from. `is_told`: who watches hears of it.
     """
 
     num_steps: int
@@ -36,6 +36,7 @@ class Propagation:
     differentiable: bool
     plain: Callable[..., Tensor]
     graphs: Graphs
+    is_told: bool = True
 
     @property
     def is_exact(self) -> bool:
@@ -57,6 +58,8 @@ class Propagation:
         propagator = ForwardPropagator(layers, len(hierarchy.grids), keep=keep)
         result = solve(propagator, hierarchy, u, self.solver, communicator=self.communicator)
         propagated = ForwardSolution(self, propagator, u, result)
+        if not self.is_told:
+            return propagated
         told = ForwardSolve(self.num_steps, self.communicator, propagator, result, propagated.all_points)
         return replace(propagated, adjoint_done=tell_watcher(told))
 

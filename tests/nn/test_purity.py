@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lpgpu import MGRIT, LayerParallel, Serial
-from lpgpu.nn import ConvBlock, DenseBlock, layer_parallel
+from lpgpu.nn import ConvBlock, DenseBlock, stacked_call
 from lpgpu.nn.propagators.conv import ConvLayers
 from lpgpu.nn.propagators.dense import DenseLayers
 from tests.assertions import assert_equals_serial
@@ -166,8 +166,8 @@ def layers_of_a_call(net: LayerParallel, x: Tensor, monkeypatch: pytest.MonkeyPa
         kinds.add(type(layers))
         return layers
 
-    original = layer_parallel.layers_of
-    monkeypatch.setattr(layer_parallel, "layers_of", noted)
+    original = stacked_call.layers_of
+    monkeypatch.setattr(stacked_call, "layers_of", noted)
     net(x)
     return kinds
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lpgpu import MGRIT, LayerParallel, parallelize, unparallelize
+from lpgpu.nn import resnet_ode
 from tests.assertions import assert_close_relative
 from tests.nn.networks import WIDTH
 from tests.nn.ranks import COMM, SIZE, one_and_shared, part_of
@@ -53,3 +54,18 @@ def test_fewer_modules_than_ranks_are_refused() -> None:
     blocks = [nn.Linear(3, 3) for _ in range(SIZE - 1)]
     with pytest.raises(ValueError, match=r"modules for|at least"):
         LayerParallel.of_modules(COMM, blocks)
+
+
+def test_a_network_of_stages(seed: int) -> None:
+    """Each rank has the scores of one process, and the gradients of all that is on every rank."""
+    solver, x = MGRIT(levels=2, coarsening=2, iterations=1), torch.randn(2, 1, 8, 8, dtype=torch.float64)
+    found = []
+    for comm in (None, COMM):
+        torch.manual_seed(seed)
+        options: dict[str, Any] = {"widths": (2, 4), "blocks": (9, 2 * SIZE), "solver": solver}
+        net = resnet_ode(3, in_channels=1, comm=comm, **options).double()
+        y = net(x.requires_grad_())
+        outside = [theta for name, theta in net.named_parameters() if not name.startswith("stages")]
+        found.append([y, *torch.autograd.grad(y.square().sum(), [x, *outside])])
+    for came, expected in zip(found[1], found[0], strict=True):
+        assert_close_relative(came, expected)

@@ -164,7 +164,8 @@ def general_layers_of(
 ) -> FunctionalLayers:
     """The layers of any `block`, whatever kernels it has; arguments as for `layers_of`."""
     call = call or Call()
-    rule, arguments, buffers = StepRule.of(block, form, scheme), call.arguments, dict(block.named_buffers())
+    rule, arguments = StepRule.of(block, form, scheme), call.arguments
+    buffers = _sliced(dict(block.named_buffers()), call.rows)
     per_layer = {f"{_ARGUMENT}{i}": values for i, values in enumerate(arguments.per_layer)}
     times = {_TIME: call.times(dt, x)} if rule.timed else {}
     statistics = running_statistics(block)
