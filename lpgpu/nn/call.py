@@ -27,12 +27,14 @@ class Call:
     """Arguments, random draws, which `layers` are here, and how the state and what a block returns look from outside.
 
     `packing` is that of a state of several tensors; None: of one. `rows` are those of these layers in what the block
-    has stacked here.
+    has stacked here. `block_dtype`: what blocks compute in; `autocast`: the same where they have no kernels.
     """
 
     arguments: Arguments = NO_ARGUMENTS
     layers: range = range(0)
     rows: slice = field(default_factory=lambda: slice(None))
+    block_dtype: torch.dtype | None = None
+    autocast: torch.dtype | None = None
     draws: Draws | None = None
     packing: Packing | None = None
     returned: Returned = field(default_factory=Returned)

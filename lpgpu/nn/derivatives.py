@@ -55,12 +55,13 @@ def pulled_back(ctx: Any, gradients: Sequence[Tensor], first: Callable[..., Grad
     _ = ctx.saved_tensors  # raises where one was changed in place, or the graph has been freed
     kept: Kept = ctx.kept
     kept.check_unchanged()
-    if torch.is_grad_enabled():
-        found = _differentiable(kept, gradients, ctx.needs_input_grad[skip:])
-    elif _are_many(gradients):
-        found = _one_after_another(first, gradients)
-    else:
-        found = first(*gradients)
+    with torch.autocast(gradients[0].device.type, enabled=False):  # a backward inside autocast is as one outside
+        if torch.is_grad_enabled():
+            found = _differentiable(kept, gradients, ctx.needs_input_grad[skip:])
+        elif _are_many(gradients):
+            found = _one_after_another(first, gradients)
+        else:
+            found = first(*gradients)
     if not torch._C._autograd._get_current_graph_task_keep_graph():  # pyright: ignore[reportAttributeAccessIssue]
         ctx.kept = None  # with all that autograd has saved
     return found

@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from lpgpu.comm import as_communicator
 from lpgpu.mgrit import MGRIT, Solver, SolveResult
 from lpgpu.nn.arguments import Arguments
-from lpgpu.nn.autograd import Replicated
+from lpgpu.nn.block_precision import check_block_dtype, surrounding_autocast
 from lpgpu.nn.buffers import partitions, sections
 from lpgpu.nn.call import Call
 from lpgpu.nn.checks import check_arguments, check_call, check_names, check_state
 from lpgpu.nn.frozen_draws import draws_of_call
 from lpgpu.nn.layer_index import number_layer
 from lpgpu.nn.packing import Packing
-from lpgpu.nn.per_layer import apply_to_layers
 from lpgpu.nn.propagation import Propagation, sentinel_for
 from lpgpu.nn.propagators.purity import refuse_backward_hooks
 from lpgpu.nn.schemes import Form, Scheme, Step, Steps
@@ -51,6 +50,9 @@ class LayerParallel(SharedLayers):
         buffer: (a, b): of the N layers the first a and the last b are walked one by one, exactly, by the first and the
             last rank, while the others wait; the solver has the N − a − b between. The results are of these only.
             Parameters and their names are as without.
+        block_dtype: torch.bfloat16 or torch.float16: blocks compute as under torch.autocast of that dtype, by plain
+            PyTorch; states, residuals and parameters are float32. None: as the autocast around a call says, but that
+            blocks with kernels of their own take these, in the parameters' precision.
 
     Attributes:
         layers: one module like the block, its parameters and buffers stacked, [layers of this rank, ...]. Layer k
@@ -64,6 +66,7 @@ class LayerParallel(SharedLayers):
     """
 
     buffer: tuple[int, int]
+    block_dtype: torch.dtype | None
     _sections: tuple[int, int, int]
 
     def __init__(
@@ -77,6 +80,7 @@ class LayerParallel(SharedLayers):
         form: Form = "rhs",
         solver: Solver | None = None,
         buffer: tuple[int, int] = (0, 0),
+        block_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         communicator = self._communicator = as_communicator(comm)
@@ -86,13 +90,15 @@ class LayerParallel(SharedLayers):
             self.solver = MGRIT() if solver is None else solver
             self._sections = sections(buffer, local_num_steps, communicator)
             self.buffer = buffer
+            check_block_dtype(block_dtype)
 
-        facts = {"Tf": Tf, "scheme": scheme, "form": form, "buffer": buffer}
+        facts = {"Tf": Tf, "scheme": scheme, "form": form, "buffer": buffer, "block_dtype": block_dtype}
         communicator.agree(check, lambda: facts | {"solver": self.solver})
         self.local_num_steps = local_num_steps
         self.Tf = float(Tf)
         self.scheme = scheme
         self.form = form
+        self.block_dtype = block_dtype
         blocks, seeds = zip(*communicator.allgather((local_num_steps, draw_seed())), strict=True)
         self.num_steps = sum(blocks)
         self._partition, self._partition_between = partitions(blocks, self.buffer, communicator)
@@ -118,6 +124,7 @@ class LayerParallel(SharedLayers):
         scheme: Scheme = "euler",
         solver: Solver | None = None,
         buffer: tuple[int, int] = (0, 0),
+        block_dtype: torch.dtype | None = None,
     ) -> Self:
         """The network of existing layers, with copies of their weights.
 
@@ -142,7 +149,7 @@ class LayerParallel(SharedLayers):
         own, before = iter(modules[first:stop]), torch.get_rng_state()
         final = float(len(modules)) if Tf is None else Tf
         options: dict[str, Any] = {"scheme": scheme, "form": form, "solver": solver, "buffer": buffer}
-        net = cls(comm, lambda: next(own), stop - first, final, **options)
+        net = cls(comm, lambda: next(own), stop - first, final, **options, block_dtype=block_dtype)
         torch.set_rng_state(before)  # nothing was drawn
         return net
 
@@ -189,7 +196,14 @@ class LayerParallel(SharedLayers):
                 theta=dict(self.layers.named_parameters()),
                 per_layer=per_layer,
                 shared=shared,
-                call=Call(arguments, self._own_layers, draws=draws, packing=packing),
+                call=Call(
+                    arguments,
+                    self._own_layers,
+                    draws=draws,
+                    packing=packing,
+                    block_dtype=self.block_dtype,
+                    autocast=surrounding_autocast(),
+                ),
                 differentiable=torch.is_grad_enabled(),
             )
             y = self._propagated(call, sentinel, u_0)
@@ -209,6 +223,11 @@ class LayerParallel(SharedLayers):
             packing = None if isinstance(x, Tensor) else Packing.of(x, "x")
             checked.extend((packing, x if packing is None else packing.pack(x)))
             check_state(checked[1], tuple(named.values()))
+            if self.block_dtype is not None and checked[1].dtype != torch.float32:
+                raise ValueError(
+                    f"x is {checked[1].dtype} and block_dtype {self.block_dtype}; expected float32 states, which "
+                    "blocks of a lower precision go with"
+                )
             arguments.check(self.num_steps, checked[1])
             if torch.is_grad_enabled():
                 refuse_backward_hooks(self.layers)
@@ -239,27 +258,6 @@ class LayerParallel(SharedLayers):
             u = walked_on(last_rank, lambda u: closing.walk(u, self.graphs), self._communicator, sentinel, u)
         return u
 
-    def apply(self, fn: Callable[[nn.Module], Any]) -> Self:
-        """`fn` of every module inside, and of each layer in turn, as if it were a module of its own; returns self.
-
-        This is how to initialise: nn.init and reset_parameters() see one layer's weights, and draw as in
-        `to_sequential().apply(fn)`; on several ranks every rank calls. On a stacked weight itself they would take
-        [layers, ...] for the shape of one matrix.
-
-        >>> net = LayerParallel(None, lambda: nn.Linear(8, 8), 100, Tf=1.0)
-        >>> _ = net.apply(lambda m: nn.init.orthogonal_(m.weight) if isinstance(m, nn.Linear) else None)
-        >>> w = net.layers.weight[99]
-        >>> bool(torch.allclose(w @ w.T, torch.eye(8), atol=1e-5))
-        True
-
-        Raises:
-            ValueError: when `fn` changes which parameters and buffers there are, their shapes or dtypes, or makes
-                layers unlike.
-        """
-        apply_to_layers(self.layers, fn, self._own_layers, self.num_steps)
-        fn(self)
-        return self
-
     def to_sequential(self) -> nn.Sequential:
         """An independent copy as plain PyTorch, one `Step` per layer: for inspection, deployment, and as an oracle.
 
@@ -276,26 +274,13 @@ class LayerParallel(SharedLayers):
             module.training = self.training  # not .train(): the blocks keep the modes their copies came with
         return sequential
 
-    def _tensors_of(self, arguments: Arguments, sentinel: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
-        """The arguments' tensors for this rank's layers, and for all, with gradients that are summed over the ranks."""
-        per_layer, shared = list(arguments.per_layer), list(arguments.shared)
-        if self.is_shared:
-            everything = [*per_layer, *shared]
-            wanted = [i for i, tensor in enumerate(everything) if tensor.requires_grad]
-            if wanted and torch.is_grad_enabled():
-                values = Replicated.apply(self._communicator, sentinel, *(everything[i] for i in wanted))
-                for i, value in zip(wanted, values, strict=True):
-                    everything[i] = value
-            per_layer, shared = everything[: len(per_layer)], everything[len(per_layer) :]
-        own = self._own_layers
-        return [values[own.start : own.stop] for values in per_layer], shared
-
     def _facts(self, packing: Packing | None, x: Tensor) -> dict[str, object]:
         """What must be the same on every rank at a call."""
         return {
             "x": f"{x.dtype} {tuple(x.shape)}{packing or ''}",
             "solver": self.solver,
             "whether gradients are enabled": torch.is_grad_enabled(),
+            "autocast": surrounding_autocast(),
             "the values of x": self._checksum(x),
         }
 
@@ -308,4 +293,5 @@ class LayerParallel(SharedLayers):
         step = f"scheme={self.scheme!r}" if self.form == "rhs" else f"form={self.form!r}"
         here = f", of these {self.local_num_steps} here" if self.local_num_steps < self.num_steps else ""
         ends = f", buffer={self.buffer}" if any(self.buffer) else ""
+        ends += f", block_dtype={self.block_dtype}" if self.block_dtype else ""
         return f"num_steps={self.num_steps}{here}, Tf={self.Tf}, {step}{ends}, solver={self.solver}"

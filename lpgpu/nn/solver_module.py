@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lpgpu.comm import Communicator
 from lpgpu.mgrit import MGRIT, Serial, Solver, SolveResult
 from lpgpu.nn.arguments import with_tensors_mapped
+from lpgpu.nn.block_precision import own_precision
 from lpgpu.nn.eager import eager
 from lpgpu.nn.graphs import Graphs
 
@@ -24,8 +25,10 @@ class SolveResults(NamedTuple):
 class SolverModule(nn.Module):
     """A module with a solver, checked when it is assigned.
 
-    Under torch.autocast it computes in the precision of its parameters, and takes what autocast has made of its input:
-    a solve rounded to bf16 would stop converging at bf16's rounding. To propagate in bf16, `.to(torch.bfloat16)` it.
+    Under torch.autocast its states stay in the precision of its parameters, and it takes what autocast has made of its
+    input: a state rounded to bf16 would stop a solve from converging at bf16's rounding. Blocks of a LayerParallel that
+    have no kernels of their own compute as autocast says; all else in the parameters' precision. To propagate in bf16
+    altogether, `.to(torch.bfloat16)` it.
     """
 
     _communicator: Communicator
@@ -84,7 +87,7 @@ class SolverModule(nn.Module):
         def own(value: Tensor) -> Tensor:
             return value.to(of_layers.dtype) if value.dtype == low else value
 
-        with torch.autocast(of_layers.device.type, enabled=False):
+        with own_precision(of_layers.device.type, low):
             arguments, named = with_tensors_mapped(own, (arguments, named))
             return super().__call__(*arguments, **named)
 

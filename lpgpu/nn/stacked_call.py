@@ -16,6 +16,7 @@ from lpgpu.nn.call import Call
 from lpgpu.nn.graphs import Graphs
 from lpgpu.nn.propagation import Propagation
 from lpgpu.nn.propagators import Layers, general_layers_of, layers_of
+from lpgpu.nn.propagators.functional import FunctionalLayers
 
 T = TypeVar("T", bound=Layers)
 
@@ -81,17 +82,19 @@ class StackedCall:
         )
         return self.propagate(propagation, None, u)
 
-    def _layers(self, make: Callable[..., T], tensors: Sequence[Tensor], like: Tensor) -> T:
-        """The layers of these tensors, for states like `like`."""
+    def _layers(self, make: Callable[..., T], tensors: Sequence[Tensor], like: Tensor, **of_call: Any) -> T:
+        """The layers of these tensors, for states like `like`; `of_call` replaces what the call says."""
         theta, extra = dict(zip(self.theta, tensors, strict=False)), tensors[len(self.theta) :]
         count = len(self.per_layer)
-        call = replace(self.call, arguments=self.call.arguments.holding(extra[count:], extra[:count]))
+        call = replace(self.call, arguments=self.call.arguments.holding(extra[count:], extra[:count]), **of_call)
         layers = make(self.stack, theta, like, self.scheme, self.form, self.dt, call)
         layers.to_be_checked = self.differentiable
         return layers
 
     def _plain(self, u_0: Tensor, *tensors: Tensor) -> Tensor:
-        layers, u = self._layers(general_layers_of, tensors, u_0), u_0[None]
+        has_kernels = not isinstance(self._layers(layers_of, tensors, u_0), FunctionalLayers)
+        precision = {"autocast": None} if has_kernels else {}
+        layers, u = self._layers(general_layers_of, tensors, u_0, **precision), u_0[None]
         for k in range(len(self.call.layers)):
             u = layers.differentiable(slice(k, k + 1), u)
         return u[0]

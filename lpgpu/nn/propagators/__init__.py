@@ -28,10 +28,10 @@ def layers_of(
 ) -> Layers:
     """The layers of `block` with stacked `parameters` [layers, ...], for states like `x`, in one `call` of the network.
 
-    A dense or convolutional block takes its own kernels where these apply: Euler's scheme, no further arguments, and
-    states of two (dense) or four dimensions (convolution). A subclass, a block with a weight that is made of other
-    parameters (weight_norm), and one with hooks or with a forward or a module that was replaced may compute something
-    else, so they take the general path.
+    A dense or convolutional block takes its own kernels where these apply: Euler's scheme, no further arguments, no
+    lower precision of its own, and states of two (dense) or four dimensions (convolution). A subclass, a block with a
+    weight that is made of other parameters (weight_norm), and one with hooks or with a forward or a module that was
+    replaced may compute something else, so they take the general path.
 
     Raises:
         ValueError: when `x` is no state of a dense or convolutional block.
@@ -39,7 +39,8 @@ def layers_of(
     if isinstance(block, DenseBlock | ConvBlock):
         block.check_state(x)
     call = call or Call()
-    kernel_applies = form == "rhs" and scheme == "euler" and not call.arguments.leaves and call.packing is None
+    of_call = call.arguments.leaves or call.packing is not None or call.block_dtype is not None
+    kernel_applies = form == "rhs" and scheme == "euler" and not of_call
     if kernel_applies and type(block) is DenseBlock and x.ndim == 2 and _is_plain(block, parameters):
         return DenseLayers(parameters["linear.weight"], parameters.get("linear.bias"), block.activation.name, dt)
     if kernel_applies and type(block) is ConvBlock and x.ndim == 4:

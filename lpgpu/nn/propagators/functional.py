@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from lpgpu.nn.block_precision import lowered
 from lpgpu.nn.call import Call
 from lpgpu.nn.frozen_draws import Draws, FrozenDraws, refusing_other_generators
 from lpgpu.nn.propagators.extended import HaloOf, extended
@@ -180,7 +182,8 @@ def general_layers_of(
 
         def of_layer(*leading: Any) -> Tensor:
             *before, u = leading
-            out = functional_call(block, own, (*before, call.opened(u), *args), kwargs)
+            compute = lowered(partial(functional_call, block, own), call.block_dtype or call.autocast, u)
+            out = compute((*before, call.opened(u), *args), kwargs)
             return call.closed(out, u, may_have_more=form == "residual")
 
         return rule.next_state(of_layer, constants.get(_TIME, 0.0), dt, spans, u), after

@@ -46,7 +46,9 @@ class TrainOptions(MGRITOptions):
     scheduler_every: Literal["epoch", "batch"] = option("epoch", "when the scheduler takes a step")
     clip: float = option(0.0, "largest norm of the gradient, which is scaled down to it; 0: any", least=0)
     tikhonov: float = option(0.0, "weight γ of the penalty γ/2 Σ‖θ‖²", least=0)
-    amp: bool = option(False, "bf16 where PyTorch's autocast holds it safe; layers propagate in their own precision")
+    amp: bool = option(
+        False, "bf16 where PyTorch's autocast holds it safe; states, and layers with kernels, in their own precision"
+    )
 
     solver: Literal["mgrit", "serial", "auto"] = option(
         "mgrit", "all layers or time steps at once, or one after another; auto: what lpgpu.tune finds, time and again"

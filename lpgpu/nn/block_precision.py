@@ -1,0 +1,63 @@
+"""The precision that blocks compute in where it is lower than that of their parameters and states.
+
+As under torch.autocast: products in bf16 or fp16, parameters, states and residuals as they are.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+LOWER = (torch.bfloat16, torch.float16)
+
+_surrounding: ContextVar[torch.dtype | None] = ContextVar("dtype of the autocast around a network", default=None)
+
+
+def surrounding_autocast() -> torch.dtype | None:
+    """That of the `own_precision` that we are in."""
+    return _surrounding.get()
+
+
+@contextmanager
+def own_precision(device: str, low: torch.dtype | None) -> Iterator[None]:
+    """No autocast inside the `with` statement; `low` is what there was around it."""
+    token = _surrounding.set(low)
+    try:
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        _surrounding.reset(token)
+
+
+def lowered(block: Callable[..., Any], dtype: torch.dtype | None, like: Tensor) -> Callable[..., Any]:
+    """`block` with its products in `dtype`, returning tensors of the dtype of the state `like`; None: as it is."""
+    if dtype is None:
+        return block
+
+    def restored(value: Any) -> Any:
+        return value.to(like.dtype) if isinstance(value, Tensor) and value.dtype == dtype else value
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        # a cache would keep the casts of one layer's weights for the next one's
+        with torch.autocast(like.device.type, dtype, cache_enabled=False):
+            out = block(*arguments, **named)
+        return tree_map(restored, out)
+
+    return call
+
+
+def check_block_dtype(dtype: Any) -> None:
+    """Refuse what no block can compute in.
+
+    Raises:
+        ValueError: for anything but None, torch.bfloat16 and torch.float16.
+    """
+    if dtype is not None and dtype not in LOWER:
+        raise ValueError(
+            f"block_dtype is {dtype!r}; expected None, torch.bfloat16 or torch.float16. For another precision of all, "
+            "convert the network: net.to(...)"
+        )
