@@ -7,14 +7,17 @@ import pytest
 import torch
 
 from lpgpu.cli.app import _parser
+from lpgpu.train import RECIPES
 from tests import launcher
 from tests.additions import ADDITIONS
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted(path.relative_to(ROOT) for path in [ROOT / "README.md", *ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 EXPERIMENTS = sorted(path.relative_to(ROOT) for path in ROOT.glob("docs/experiments/*.md"))
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SAID = re.compile(r"\n+(?:It )?prints[^`\n]*(?:\n[^`\n]+)*\n\n((?:    .*\n)+)")
 NAMED = re.compile(r"(?<![\w/.-])(?:docs|bench|tests|lpgpu|kernels)/[\w/.-]*\w\.(?:md|py|json|png)")
+LINK = re.compile(r"\]\(([^)\s]+)\)|src(?:set)?=\"([^\"]+)\"")
 COMMANDS = re.compile(r"lpgpu (?:train|tune|compare|plot|verify|export|info)\b[^`\n#…]*")
 WITH_PYTHON = [str(page) for page in PAGES if PYTHON.search((ROOT / page).read_text(encoding="utf-8"))]
 
@@ -29,12 +32,38 @@ def is_for_ranks(block: str) -> bool:
     return "mpi4py" in block
 
 
+def parts(page: str) -> list[tuple[str, str | None]]:
+    """The blocks of Python of a page in order, each with what the page says that it prints: "… prints …", indented."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found = list(PYTHON.finditer(text))
+    ends = [*(match.start() for match in found[1:]), len(text)]
+    said = [SAID.match(text[match.end() : end]) for match, end in zip(found, ends, strict=True)]
+    return [(match[1], words and words[1]) for match, words in zip(found, said, strict=True)]
+
+
 @pytest.mark.parametrize("page", [page for page in WITH_PYTHON if not all(map(is_for_ranks, blocks(page)))])
-def test_python_of_a_page_runs(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_python_of_a_page_runs_and_prints_what_the_page_says(page: str, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
-    program = "\n".join(block for block in blocks(page) if not is_for_ranks(block))
-    exec(compile(program, page, "exec"), {"__name__": "__page__"})
-    assert capsys.readouterr().out.strip()
+    printed, known = "", {"__name__": "__page__"}
+    for block, said in parts(page):
+        if is_for_ranks(block):
+            continue
+        exec(compile(block, page, "exec"), known)
+        came = capsys.readouterr().out
+        printed += came
+        if said is not None:
+            assert numbers(came) == pytest.approx(numbers(said), rel=0.1), f"{came!r} is not {said!r}"
+    assert printed.strip()
+
+
+def numbers(text: str) -> list[float]:
+    """All of a text."""
+    return [float(number) for number in re.findall(r"[\d.]*\d(?:e[+-]\d+)?", text)]
+
+
+def test_pages_say_what_is_printed() -> None:
+    """Lest nothing is compared."""
+    assert [page for page in ("README.md", "docs/how-it-works.md") if not any(said for _, said in parts(page))] == []
 
 
 FOR_RANKS = [page for page in WITH_PYTHON if any(map(is_for_ranks, blocks(page)))]
@@ -78,17 +107,6 @@ def test_commands_of_a_page_are_understood(page: str) -> None:
         assert _parser().parse(words), command
 
 
-def test_the_first_lines_print_what_the_readme_says(capsys: pytest.CaptureFixture[str]) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = PYTHON.search(text)
-    assert block is not None
-    exec(compile(block.group(1), "README.md", "exec"), {})
-    said = [line.strip() for line in text[block.end() :].splitlines() if line.startswith("    ")][:2]
-    number = re.compile(r"[\d.]+(?:e[+-]\d+)?")
-    came = [float(n) for n in number.findall(capsys.readouterr().out)]
-    assert came == pytest.approx([float(n) for n in number.findall(" ".join(said))], rel=0.1)
-
-
 @pytest.mark.parametrize("page", [str(page) for page in PAGES])
 def test_files_that_a_page_names_are_there(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
@@ -96,3 +114,16 @@ def test_files_that_a_page_names_are_there(page: str) -> None:
     examples.add("tests/kernels/interpreted/test_my_op.py")
     missing = {name for name in NAMED.findall(text) if not (ROOT / name).exists()} - examples
     assert not missing
+
+
+@pytest.mark.parametrize("page", [str(page) for page in [*PAGES, *EXPERIMENTS]])
+def test_links_of_a_page_lead_to_files(page: str) -> None:
+    """Of the checkout, and of nothing outside it. Those of pages, and their headings, Sphinx checks too."""
+    links = [md or html for md, html in LINK.findall((ROOT / page).read_text(encoding="utf-8"))]
+    files = [(ROOT / page).parent / link.partition("#")[0] for link in links if "://" not in link and link[0] != "#"]
+    assert [str(file) for file in files if not file.exists()] == []
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_page_of_the_command_line_has_every_recipe(recipe: str) -> None:
+    assert f"`{recipe}`" in (ROOT / "docs/command-line.md").read_text(encoding="utf-8")
