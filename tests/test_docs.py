@@ -1,5 +1,6 @@
 """The Python of the documentation runs as it is printed, page by page, and every file that a page names is there."""
 
+import json
 import re
 from pathlib import Path
 
@@ -16,7 +17,7 @@ PAGES = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *ROOT.glo
 EXPERIMENTS = sorted(path.relative_to(ROOT) for path in ROOT.glob("docs/experiments/*.md"))
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SAID = re.compile(r"\n+(?:It )?prints[^`\n]*(?:\n[^`\n]+)*\n\n((?:    .*\n)+)")
-NAMED = re.compile(r"(?<![\w/.-])(?:docs|bench|tests|lpgpu|kernels)/[\w/.-]*\w\.(?:md|py|json|png)")
+NAMED = re.compile(r"(?<![\w/.-])(?:docs|bench|tests|lpgpu|kernels)/[\w/.-]*\w\.(?:md|py|jsonl?|png|svg|cuh?)(?!\w)")
 LINK = re.compile(r"\]\(([^)\s]+)\)|src(?:set)?=\"([^\"]+)\"")
 COMMANDS = re.compile(r"lpgpu (?:train|tune|compare|plot|verify|export|info)\b[^`\n#…]*")
 WITH_PYTHON = [str(page) for page in PAGES if PYTHON.search((ROOT / page).read_text(encoding="utf-8"))]
@@ -133,3 +134,10 @@ def test_links_of_a_page_lead_to_files(page: str) -> None:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_page_of_the_command_line_has_every_recipe(recipe: str) -> None:
     assert f"`{recipe}`" in (ROOT / "docs/command-line.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_kernels_has_every_kernel() -> None:
+    """Those that are compiled in the tests."""
+    compiled = json.loads((ROOT / "tests/kernels/resources.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs/kernels.md").read_text(encoding="utf-8")
+    assert sorted({name for name in (each.split()[0] for each in compiled) if f"`{name}`" not in page}) == []
