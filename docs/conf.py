@@ -1,5 +1,7 @@
 """The site of the documentation: `make docs` builds it with Sphinx from these pages and from the docstrings."""
 
+import re
+
 import lpgpu
 
 project = "lpgpu"
@@ -24,5 +26,18 @@ napoleon_use_ivar = True  # "Attributes" are a list, not entries of their own
 
 html_theme = "furo"
 html_title = f"lpgpu {version}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
+
+
+def setup(app) -> None:
+    """After napoleon, which takes "a, b: what both are" for a type and a name: both are names."""
+    app.connect("autodoc-process-docstring", _keep_names_together, priority=900)
+
+
+def _keep_names_together(app, what, name, obj, options, lines: list[str]) -> None:
+    lines[:] = [
+        re.sub(r"^(:(?:ivar|param) [\w*, ]+:)", lambda match: match[1].replace(", ", ","), each) for each in lines
+    ]

@@ -59,7 +59,7 @@ class Terms:
 
     @property
     def arrays(self) -> int:
-        """How many arrays each step reads: g, δ and anchors, as far as there are such."""
+        """The number of arrays that each step reads, of g, δ and anchors."""
         return (self.g is not None) + (self.delta is not None) + (self.anchors is not None)
 
     def tensors(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:

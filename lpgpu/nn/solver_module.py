@@ -35,7 +35,7 @@ class SolverModule(nn.Module):
 
     @property
     def solver(self) -> Solver:
-        """How to propagate: MGRIT(...), Parareal(...) or Serial(); may be assigned between calls.
+        """MGRIT(...), Parareal(...) or Serial(), which propagates; may be assigned between calls.
 
         Raises:
             TypeError: when assigned anything else.
