@@ -1,4 +1,4 @@
-"""The documentation is built as a site without a warning, has every page and public name, and its drawings are drawn."""
+"""The documentation is built as a site without a warning, has every page and public name; its drawings are drawn."""
 
 import importlib
 import importlib.util
@@ -60,14 +60,14 @@ def test_every_page_is_on_the_site(site: Path) -> None:
 
 
 def test_every_drawing_is_drawn_anew(tmp_path: Path) -> None:
-    command = [sys.executable, str(DRAWINGS / "draw.py"), str(tmp_path)]
+    command = [sys.executable, "-B", str(DRAWINGS / "draw.py"), str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     assert {file.name for file in tmp_path.iterdir()} == {file.name for file in DRAWINGS.glob("*.svg")}
 
 
 def test_the_first_drawing_has_as_many_steps_as_the_solver() -> None:
     count = "import method; print(len(method.mgrit_schedule(layers=64, m=8)))"
-    drawn = subprocess.run([sys.executable, "-c", count], cwd=DRAWINGS, text=True, capture_output=True, timeout=120)
+    drawn = subprocess.run([sys.executable, "-Bc", count], cwd=DRAWINGS, text=True, capture_output=True, timeout=120)
     solver = MGRIT(levels=2, coarsening=8, relaxation="F", iterations=1)
     net = LayerParallel(None, lambda: DenseBlock(4), 64, 1.0, solver=solver)
     net(torch.ones(2, 4))
