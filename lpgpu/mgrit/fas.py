@@ -24,8 +24,7 @@ def restrict(fine: Level, coarse: Level) -> Tensor:
     phi, diagonal = _phi_onto_c_points(fine)
     inject(fine, coarse)
     layers, own = coarse.grid.all_layers, _of_own_intervals(fine, coarse)
-    if coarse.g is None:
-        coarse.g = torch.zeros_like(coarse.states.u)
+    coarse.g = torch.zeros_like(coarse.states.u)
     coarse_phi = coarse.g[coarse.grid.targets(layers)]
     v = coarse.states.u[coarse.grid.sources(layers)]
     coarse_diagonal = None if diagonal is None else torch.empty_like(v)
@@ -65,6 +64,7 @@ def correct(fine: Level, coarse: Level) -> None:
     u, v = fine.states.c_points, coarse.states.u
     here = min(len(u), len(v))
     u[:here] = v[:here]
+    coarse.g = None
     refresh_c_points(fine, coarse)
 
 
@@ -73,7 +73,8 @@ def _phi_onto_c_points(level: Level) -> tuple[Tensor, Tensor | None]:
 
     Forward, the end of an interval that ends on a rank above comes last.
     """
-    grid, sources = level.grid, level.states.c_sources
+    grid, states = level.grid, level.states
+    sources = states.c_sources
     phi = torch.empty_like(sources)
     diagonal = None if level.products is None else torch.empty_like(sources)
     level.propagator.step(grid, grid.c_layers, sources, phi, diagonal)
@@ -82,6 +83,7 @@ def _phi_onto_c_points(level: Level) -> tuple[Tensor, Tensor | None]:
         level.delta.correct_(phi, grid.c_layers, sources)
         if diagonal is not None:
             diagonal += level.delta.values[grid.c_layers]
+    states.release_sources()
     if level.g is not None:
         phi += level.g[grid.targets(grid.c_layers)]
     if not grid.reverse:

@@ -12,13 +12,13 @@ from lpgpu.mgrit.exchange import HaloExchange
 from lpgpu.mgrit.fas import residual_norm
 from lpgpu.mgrit.guess import initial_guess
 from lpgpu.mgrit.halo import Halo
-from lpgpu.mgrit.hierarchy import Hierarchy
+from lpgpu.mgrit.hierarchy import Grid, Hierarchy
 from lpgpu.mgrit.level import Level
 from lpgpu.mgrit.linear import identity_delta
 from lpgpu.mgrit.options import MGRIT, Serial, Solver
 from lpgpu.mgrit.propagator import Propagator
 from lpgpu.mgrit.result import SolveResult
-from lpgpu.mgrit.states import AllPoints, States
+from lpgpu.mgrit.states import AllPoints, CPointsOnly, States
 from lpgpu.profiling import nvtx_range
 
 
@@ -77,7 +77,7 @@ def _levels(propagator, hierarchy, states, mgrit: MGRIT, g, communicator) -> lis
     levels = []
     for grid in grids:
         if grid.level > 0:
-            states, g = AllPoints(grid, _empty_like(states, grid.local_points)), None
+            states, g = _coarse_states(states, grid), None
         relaxation = None if grid.coarsening is None else mgrit.relaxation_per_level[grid.level]
         level = Level(grid, states, coarse if grid.level else propagator, communicator, relaxation, g)
         if operator.takes_diagonals and not level.is_coarsest:
@@ -86,6 +86,13 @@ def _levels(propagator, hierarchy, states, mgrit: MGRIT, g, communicator) -> lis
             level.delta = identity_delta(_empty_like(states, grid.local_steps))
         levels.append(level)
     return levels
+
+
+def _coarse_states(fine: States, grid: Grid) -> States:
+    """v. Where C-points are stored alone they serve as v themselves: neither injection nor correction has to copy."""
+    if isinstance(fine, CPointsOnly) and len(fine.c_points) == grid.local_points and grid.partition is None:
+        return AllPoints(grid, fine.c_points)
+    return AllPoints(grid, _empty_like(fine, grid.local_points))
 
 
 def _empty_like(states: States, count: int) -> Tensor:

@@ -51,6 +51,9 @@ class States(ABC):
     def open(self, window: Window) -> AbstractContextManager[Tensor]:
         """The states at all points of a window, to be swept in place. F-points may come in undefined."""
 
+    def release_sources(self) -> None:  # noqa: B027
+        """Be told that `c_sources` are not looked at again before the next sweep."""
+
     def starting(self) -> Iterator[Window]:
         """The windows of `chunk` intervals that sweeps enter from C-points here."""
         return self.grid.starting(self.chunk)
@@ -92,8 +95,7 @@ class AllPoints(States):
 class CPointsOnly(States):
     """C-points are kept, and this rank's first and last point where they are none.
 
-    A window is swept in scratch memory of its own size. During a solve the F-points before the C-points are kept too;
-    `release_scratch` lets go of these and of the scratch.
+    A window is swept in memory of its own; its F-points before C-points are kept until they have been used.
     """
 
     def __init__(self, grid: Grid, empty: EmptyStates, chunk: int | None = None) -> None:
@@ -103,7 +105,6 @@ class CPointsOnly(States):
         self._first = self.u[:1] if grid.is_c(grid.of_level(0)) else empty(1)
         self._last = self.u[-1:] if grid.is_c(grid.of_level(grid.local_steps)) else empty(1)
         self._sources: Tensor | None = None
-        self._scratch: Tensor | None = None
 
     @property
     def c_points(self) -> Tensor:
@@ -141,15 +142,11 @@ class CPointsOnly(States):
     def read(self, window: Window) -> Iterator[Tensor]:
         yield self._load(window)
 
-    def release_scratch(self) -> None:
-        """Keep nothing but the C-points, the first and the last point."""
-        self._sources = self._scratch = None
+    def release_sources(self) -> None:
+        self._sources = None
 
     def _load(self, window: Window) -> Tensor:
-        size = window.stop - window.first + 1
-        if self._scratch is None or len(self._scratch) < size:
-            self._scratch = self._empty(size)
-        u = self._scratch[:size]
+        u = self._empty(window.stop - window.first + 1)
         u[window.local_c_points] = self.u[window.c_points]
         if window.first == 0:
             u[0] = self._first[0]

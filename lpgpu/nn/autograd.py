@@ -39,7 +39,6 @@ class PropagateEnd(torch.autograd.Function):
             propagated = propagation.forward(layers, x)
             if layers.keeps_statistics:
                 propagated.visit(layers.update_statistics)
-            propagated.release_scratch()
             return propagated, (propagated.end(),), propagated.result
 
         solve, (end,) = propagation.solved(run, (x,), parameters, lambda: layers_for(parameters))

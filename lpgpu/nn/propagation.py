@@ -57,6 +57,7 @@ class Propagation:
         layers.width = None if isinstance(u, AllPoints) else u.chunk
         propagator = ForwardPropagator(layers, len(hierarchy.grids), keep=keep)
         result = solve(propagator, hierarchy, u, self.solver, communicator=self.communicator)
+        u.release_sources()
         propagated = ForwardSolution(self, propagator, u, result)
         if not self.is_told:
             return propagated
@@ -137,7 +138,6 @@ class ForwardSolution:
             with self.u.read(window) as u:
                 self.propagator.sweep(window, grid.f_positions, u)
                 out[window.points] = u
-        self.release_scratch()
         return out
 
     def visit(self, see: Callable[[slice, Tensor], None]) -> None:
@@ -170,13 +170,7 @@ class ForwardSolution:
         if self.adjoint_done is not None:
             self.adjoint_done(result)
         gradients = adjoint.parameter_gradients(lam, g) if parameters else []
-        self.release_scratch()
         return state_of_rank(propagation.communicator, lam.end, 0), gradients, result
-
-    def release_scratch(self) -> None:
-        """Keep between the calls only what is stored."""
-        if isinstance(self.u, CPointsOnly):
-            self.u.release_scratch()
 
 
 def sentinel_for(communicator: Communicator) -> Tensor | None:

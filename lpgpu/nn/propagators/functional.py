@@ -1,6 +1,6 @@
 """Layers of any block: `torch.func` batches one function over the parameters of many layers."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, Self
@@ -86,7 +86,7 @@ class FunctionalLayers(Layers):
         if self.to_be_checked and len(u):  # once a call, at the price of recording a single layer's step
             self.to_be_checked = False
             self.linearise(slice(layers.start, layers.start + 1), u[:1])
-        for part, rows in self._parts(layers, len(u)):
+        for part, rows in self.parts(layers):
             out[rows] = self._batched(_sliced(self.parameters, part), part, self.shared, u[rows])
 
     def linearise(self, layers: slice, u: Tensor, kept: None = None) -> "_Graph":
@@ -103,13 +103,6 @@ class FunctionalLayers(Layers):
 
     def linearise_once(self, layers: slice, u: Tensor) -> Linearisation:
         return _Recomputed(self, layers, u)
-
-    def _parts(self, layers: slice, count: int) -> Iterator[tuple[slice, slice]]:
-        """The K = `count` layers, at most `width` of them at a time, and their rows among the K."""
-        width, step = self.width or max(1, count), layers.step or 1
-        for row in range(0, count, width):
-            stop = min(row + width, count)
-            yield slice(layers.start + row * step, layers.start + (stop - 1) * step + 1, step), slice(row, stop)
 
     def differentiable(self, layers: slice, u: Tensor) -> Tensor:
         """Φ_k(u_k) of K layers, [K, ...], for autograd to differentiate in all tensors, as often as wanted."""
@@ -238,23 +231,11 @@ class _Recomputed(Linearisation):
         self.u = u
 
     def vjp(self, lam: Tensor, out: Tensor) -> None:
-        for part, rows in self.stack._parts(self.layers, len(self.u)):
+        for part, rows in self.stack.parts(self.layers):
             self.stack.linearise(part, self.u[rows]).vjp(lam[rows], out[rows])
 
     def parameter_gradients(self, lam: Tensor) -> Sequence[Tensor | None]:
-        of_parts = [
-            self.stack.linearise(part, self.u[rows]).parameter_gradients(lam[rows])
-            for part, rows in self.stack._parts(self.layers, len(self.u))
-        ]
-        of_layers = len(of_parts[0]) - self.stack.num_shared
-        return [_joined(each, stacked=i < of_layers) for i, each in enumerate(zip(*of_parts, strict=True))]
-
-
-def _joined(gradients: Sequence[Tensor | None], *, stacked: bool) -> Tensor | None:
-    present = [each for each in gradients if each is not None]
-    if not present:
-        return None
-    return torch.cat(present) if stacked else torch.stack(present).sum(0)
+        return self.stack.linearise(self.layers, self.u).parameter_gradients(lam)
 
 
 def _version(tensor: Tensor) -> int | None:

@@ -4,7 +4,7 @@ Layer indices here are those of the network, whichever level asks; K layers are 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from copy import copy
 from typing import Any, Self
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lpgpu.kernels.dispatch import could_fuse
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
+from lpgpu.mgrit.hierarchy import length
 from lpgpu.nn.propagators.extended import HaloOf
 
 
@@ -79,6 +80,14 @@ class Layers(ABC):
         coarse = copy(self)
         coarse.dt = m * self.dt
         return coarse
+
+    def parts(self, layers: slice) -> Iterator[tuple[slice, slice]]:
+        """The K layers, at most `width` of them at a time, and their rows among the K."""
+        step, count = layers.step or 1, length(layers)
+        width = self.width or max(1, count)
+        for row in range(0, count, width):
+            stop = min(row + width, count)
+            yield slice(layers.start + row * step, layers.start + (stop - 1) * step + 1, step), slice(row, stop)
 
     def update_statistics(self, layers: slice, u: Tensor) -> None:
         """Take the states u_k that a forward solve ended with into account in running statistics."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lpgpu.kernels.sweep import Sweep, Terms
-from lpgpu.mgrit import AllPoints, CPointsOnly, Grid, Propagator, States, Window
+from lpgpu.mgrit import AllPoints, Grid, Propagator, States, Window
 from lpgpu.mgrit.halo import HaloOf
 from lpgpu.mgrit.hierarchy import length
 from lpgpu.nn.propagators.fine_states import FineStates
@@ -110,18 +110,23 @@ class AdjointPropagator(Propagator):
         if (whole := self._whole(self.grid)) is not None and isinstance(lam, AllPoints):
             whole = whole[lam.grid.all_layers] if self._sources.num_in_halo else whole
             return list(whole.parameter_gradients(lam.u[lam.grid.sources(lam.grid.all_layers)]))
-        gather = _Gather(self.grid.local_steps, self.forward.layers.num_shared)
-        grid = lam.grid
+        grid, stack = lam.grid, self.forward.layers
+        gather = _Gather(self.grid.local_steps, stack.num_shared)
+
+        def take(layers: slice, sources: Tensor) -> None:
+            for part, rows in stack.parts(layers):
+                gather.put(part, self._linearise(grid, part).parameter_gradients(sources[rows]))
+
+        all_stored = isinstance(lam, AllPoints)
+        lam.release_sources()
         for window in lam.windows():
-            with self._forward_states_in(window), lam.open(window) as lam_here:
-                if isinstance(lam, CPointsOnly):
+            with self._forward_states_in(window), lam.read(window) as lam_here:
+                if not all_stored:
                     self.sweep(window, grid.f_positions, lam_here, Terms(None if g is None else g[window.points]))
-                for layers in map(window.layers, grid.f_positions):
-                    if length(layers):
-                        sources = lam_here[window.local(grid.sources(layers))]
-                        gather.put(layers, self._linearise(grid, layers).parameter_gradients(sources))
-        if length(layers := grid.c_layers):
-            gather.put(layers, self._linearise(grid, layers).parameter_gradients(lam.c_sources))
+                for layers in map(window.layers, grid.f_positions if all_stored else grid.all_positions):
+                    take(layers, lam_here[window.local(grid.sources(layers))])
+        if all_stored:  # linearised together with those of other windows
+            take(grid.c_layers, lam.c_sources)
         return gather.gradients
 
     def prefers_wide_steps(self, like: Tensor) -> bool:
