@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.session import SHARES
+
 ROOT = Path(__file__).resolve().parents[1]
 
 SUITE = """
@@ -51,3 +53,32 @@ def test_a_suite_that_ends_well_is_one_process(tmp_path: Path) -> None:
 
 def test_a_suite_that_cannot_begin(tmp_path: Path) -> None:
     assert run("import nothing_of_this_name\n", tmp_path).returncode == 2
+
+
+def test_shares_run_at_the_same_time_and_the_worst_decides(tmp_path: Path) -> None:
+    """Each waits for the other; one fails. The live output comes first."""
+    meet = """
+import time
+from pathlib import Path
+
+def test_{own}():
+    Path(r"{folder}/{own}").touch()
+    began = time.monotonic()
+    while not Path(r"{folder}/{other}").exists():
+        assert time.monotonic() < began + 60
+        time.sleep(0.1)
+    assert "{own}" != "second"
+"""
+    for own, other in (("first", "second"), ("second", "first")):
+        (tmp_path / f"test_{own}.py").write_text(meet.format(own=own, other=other, folder=tmp_path))
+    options = ["-q", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml"), f"--rootdir={ROOT}"]
+    shares = [[*options, str(tmp_path / f"test_{own}.py")] for own in ("first", "second")]
+    program = f"import sys\nfrom tests import session\nsys.exit(session.run_side_by_side({shares!r}))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1, done
+    assert 0 < done.stdout.index("1 passed") < done.stdout.index("1 failed"), done.stdout
+
+
+def test_the_shares_are_all_tests() -> None:
+    (ignored,), (own,) = SHARES
+    assert ignored == f"--ignore={own}" and (ROOT / own).is_dir()
