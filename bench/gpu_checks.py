@@ -57,6 +57,8 @@ def kernel_checks() -> Iterator[tuple[str, Callable[[], None]]]:
     """What is checked, with a name each; the kernels that most depends on come first."""
     for (name, dtype), width, way in itertools.product(DTYPES.items(), (64, 128, 200), gru.WAYS):
         yield f"gru {way} H={width} {name}", partial(gru_sweep, way, width, dtype, True, "implicit")
+    for width in (64, 100):
+        yield f"gru range H={width} fp16", partial(gru.check_half_range, width, DEVICE)
     for (name, dtype), width in itertools.product(DTYPES.items(), (64, 200)):
         case = gru.Case(37, width, "classic", dtype=dtype, device=DEVICE, order="spread")
         yield f"gru steps H={width} {name}", partial(gru.check_steps, case, 3)

@@ -35,6 +35,8 @@ _TILED: list[tuple[int, torch.dtype, Precision, int | None]] = [  # the last: ro
     (512, _BF16, "ieee", None),
     (1000, _BF16, "ieee", 256),
     (201, _BF16, "ieee", 256),
+    (512, _FP16, "ieee", None),
+    (1000, _FP16, "ieee", 256),
     (512, _FP32, "tf32x3", None),
     (512, _FP32, "bf16x3", None),
     (512, _FP32, "bf16", None),

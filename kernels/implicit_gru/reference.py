@@ -151,6 +151,11 @@ def decay(gates: Gates, cell: Cell, out: Tensor) -> None:
 
 def vjp(lam: Tensor, at: Coefficients, w: Tensor, out: Tensor) -> None:
     """out = (∂h⁺/∂h)ᵀ λ = a ⊙ λ + Wᵀ (c ⊙ λ). `out` must not overlap `lam`."""
+    if lam.dtype == torch.float16:  # in whose range c ⊙ λ need not be
+        out.copy_(
+            torch.addcmul(torch.matmul(_by_gate(at.c.float(), lam.float()), w.float()), at.a.float(), lam.float())
+        )
+        return
     torch.addcmul(torch.matmul(_by_gate(at.c, lam), w), at.a, lam, out=out)
 
 

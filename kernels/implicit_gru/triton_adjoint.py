@@ -11,7 +11,6 @@ import triton.language as tl
 
 from lpgpu.kernels.implicit_gru.triton_cell import (
     RUNTIME,
-    added,
     after,
     bias,
     linearised,
@@ -19,6 +18,7 @@ from lpgpu.kernels.implicit_gru.triton_cell import (
     offsets_of,
     product,
     tanh,
+    transposed,
     weight_diagonal,
     weights,
 )
@@ -75,9 +75,7 @@ def gru_adjoint_sweep(
             if delta is not None:
                 diagonal += delta_k
             total *= tl.where(active, diagonal, 1)
-        lam_next = a_k * lam + product(c_r * lam, w_r, DOT, PRECISION)
-        lam_next += product(c_z * lam, w_z, DOT, PRECISION)
-        lam_next += product(c_q * lam, w_n, DOT, PRECISION)
+        lam_next = transposed(a_k * lam, c_r * lam, c_z * lam, c_q * lam, w_r, w_z, w_n, False, DOT, PRECISION)
         if delta is not None:
             lam_next += delta_k * (lam - loaded(after(anchors, k, anchors_layer, ALIGNED), anchors_offsets, mask, lam))
         if g is not None:
@@ -146,9 +144,7 @@ def gru_adjoint_recomputed(
             if delta is not None:
                 diagonal += delta_k
             total *= tl.where(active, diagonal, 1)
-        lam_next = a * lam + product(c_r * lam, w_r, DOT, PRECISION)
-        lam_next += product(c_z * lam, w_z, DOT, PRECISION)
-        lam_next += product(c_q * lam, w_n, DOT, PRECISION)
+        lam_next = transposed(a * lam, c_r * lam, c_z * lam, c_q * lam, w_r, w_z, w_n, False, DOT, PRECISION)
         if delta is not None:
             lam_next += delta_k * (lam - loaded(after(anchors, k, anchors_layer, ALIGNED), anchors_offsets, mask, lam))
         if g is not None:
@@ -195,9 +191,7 @@ def gru_adjoint_tiled(
         w_r = tl.load(w_block, mask=w_mask, other=0)
         w_z = tl.load(w_block + gate, mask=w_mask, other=0)
         w_n = tl.load(w_block + 2 * gate, mask=w_mask, other=0)
-        lam_next = added(lam_next, c_r * v, w_r, DOT, PRECISION)
-        lam_next = added(lam_next, c_z * v, w_z, DOT, PRECISION)
-        lam_next = added(lam_next, c_q * v, w_n, DOT, PRECISION)
+        lam_next = transposed(lam_next, c_r * v, c_z * v, c_q * v, w_r, w_z, w_n, True, DOT, PRECISION)
 
     mask = swept & columns
     state = loaded(lam_rows, units[None, :], mask, lam_next)

@@ -62,6 +62,39 @@ def added(y, v, w, DOT: tl.constexpr, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def scaled(v_r, v_z, v_q):
+    """The power of two that brings each row's largest magnitude into [1, 2), and its inverse, as columns."""
+    largest = tl.maximum(tl.maximum(tl.abs(v_r), tl.abs(v_z)), tl.abs(v_q))
+    exponent = tl.max(largest, 1)[:, None].to(tl.int32, bitcast=True) & 0x7F800000
+    return (0x7F000000 - exponent).to(tl.float32, bitcast=True), exponent.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def transposed(y, v_r, v_z, v_q, w_r, w_z, w_n, CHAINED: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr):
+    """y + Wᵀ v of the three gates. CHAINED: summed up in the matrix unit.
+
+    v = c ⊙ λ has no bound: as an fp16 operand each row is scaled by a power of two, so that none becomes ∞ or 0.
+    """
+    if DOT == tl.float16:
+        up, down = scaled(v_r, v_z, v_q)
+        v_r *= up
+        v_z *= up
+        v_q *= up
+        products = added(tl.zeros_like(y), v_r, w_r, DOT, PRECISION)
+        products = added(products, v_z, w_z, DOT, PRECISION)
+        y += down * added(products, v_q, w_n, DOT, PRECISION)
+    elif CHAINED:
+        y = added(y, v_r, w_r, DOT, PRECISION)
+        y = added(y, v_z, w_z, DOT, PRECISION)
+        y = added(y, v_q, w_n, DOT, PRECISION)
+    else:
+        y += product(v_r, w_r, DOT, PRECISION)
+        y += product(v_z, w_z, DOT, PRECISION)
+        y += product(v_q, w_n, DOT, PRECISION)
+    return y
+
+
+@triton.jit
 def offsets_of(layer, row, layer_stride, row_stride, ALIGNED: tl.constexpr):
     """Where these rows start, as a column; every stride is a multiple of `ALIGNED`."""
     return tl.multiple_of((layer * layer_stride + row * row_stride)[:, None], [ALIGNED, ALIGNED])

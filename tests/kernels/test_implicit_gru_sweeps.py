@@ -178,3 +178,7 @@ def test_a_state_past_its_end_is_held_through_a_sweep() -> None:
     x[2:, ::2, 3:6] = math.inf
     implicit_gru.sweep(h, x, cell, Sweep(LAYERS, 0, LAYERS, LAYERS))
     assert (h[3:, ::2] == h[2, ::2]).all() and (h[3:, 1::2] != h[2, 1::2]).any()
+
+
+def test_products_with_lambda_do_not_leave_the_range_of_half_precision() -> None:
+    gru.check_half_range(20, "cpu")

@@ -182,3 +182,35 @@ def leaves(case: Case, layers: int) -> list[Tensor]:
     """x, h, w and b, if there is one, of the functional form, requiring grad."""
     tensors = (case.inputs(layers), case.states(layers), *case.weights())
     return [t.detach().requires_grad_() for t in tensors if t is not None]
+
+
+def check_half_range(width: int, device: str) -> None:
+    """fp16: |c ⊙ λ| above the largest number, and below the smallest, where λ and λ⁺ are well within."""
+    half, back = {"dtype": torch.float16, "device": device}, Sweep(3, 2, 3, 3, reverse=True)
+    h, x, w = (
+        torch.zeros(3, 5, width, **half),
+        torch.zeros(3, 5, 3 * width, **half),
+        0.01 * torch.randn(3 * width, width),
+    )
+    x[..., 2 * width :], b = -30.0, torch.zeros(3 * width, **half)
+    b[2 * width :] = 60.0  # n = tanh(−30 + r q) with r = 1/2 and q = 60: c_r is 5
+    cell = Cell(w.to(**half), b, 1.0, "implicit")
+    lam = torch.full((4, 5, width), 3e4, **half)
+    at = reference.linearise(*(doubled(t) for t in (h, x)), doubled_cell(cell))  # pyright: ignore
+    at = Coefficients(*(t.to(**half) for t in at.tensors()))
+    _check_range(lam, at, cell.w, back)
+    again, expected = lam.clone(), doubled(lam)
+    implicit_gru.adjoint_sweep_recomputed(again, h, x, cell, back)
+    reference.adjoint_sweep_recomputed(expected, doubled(h), doubled(x), doubled_cell(cell), back)  # pyright: ignore
+    assert_near(again, expected, "recomputed")
+    small = Coefficients(torch.zeros_like(at.a), 2e-4 * at.c, at.c_n)
+    _check_range(torch.full_like(lam, 1e-5), small, (2e4 * w).to(**half), back)
+
+
+def _check_range(lam: Tensor, at: Coefficients, w: Tensor, back: Sweep) -> None:
+    at64, expected, out = Coefficients(*(doubled(t) for t in at.tensors())), doubled(lam), lam[3:].clone()  # pyright: ignore
+    reference.adjoint_sweep(expected, at64, doubled(w), back)  # pyright: ignore
+    implicit_gru.vjp(lam[3:], at[2:], w, out)
+    implicit_gru.adjoint_sweep(lam, at, w, back)
+    assert_near(lam[2:], expected[2:], "swept")  # pyright: ignore
+    assert_near(out, expected[2:3], "vjp")  # pyright: ignore

@@ -79,6 +79,10 @@ def test_half_precision(formulation: str) -> None:
         gru.check_sweep(case, Sweep(5, 0, 3, 2), way=way, rhs=True, delta=True, products=True, launches=1)
 
 
+def test_products_with_lambda_do_not_leave_the_range_of_half_precision() -> None:
+    gru.check_half_range(20, "cpu")
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("formulation", implicit_gru.FORMULATIONS)
 def test_past_the_end_the_state_is_held_and_so_is_the_adjoint(formulation: str, dtype: torch.dtype) -> None:
