@@ -29,7 +29,7 @@ from gpu_timing import copies_past_cache, graph_times
 from torch import Tensor, nn
 
 from lpgpu.kernels import dispatch, implicit_gru
-from lpgpu.kernels.cuda import modules
+from lpgpu.kernels.cuda import choice, modules
 from lpgpu.kernels.implicit_gru import cuda_march
 from lpgpu.kernels.precision import Precision, set_precision
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
@@ -168,10 +168,11 @@ def checked(
 
 
 def rivals(case: Case, copies: list[Inputs]) -> Row:
-    """Seconds of what `implicit_gru` runs now, and of cuDNN's GRU: forward, or what a backward adds to it."""
+    """Seconds of Triton's kernels ("now"), and of cuDNN's GRU: forward, or what a backward adds to it."""
     set_precision("tf32x3" if case.precision == "bf16" else case.precision)
     torch.backends.cudnn.allow_tf32 = case.precision == "tf32"
-    row: Row = {"now": graph_times(lambda t: case.run(None, t), copies[:1], replays=10).p50}
+    with choice.choice("nowhere"):
+        row: Row = {"now": graph_times(lambda t: case.run(None, t), copies[:1], replays=10).p50}
     gru = nn.GRU(case.width, case.width, device="cuda", dtype=case.dtype)
     gru.flatten_parameters()
     x = torch.randn(case.steps, case.batch, case.width, device="cuda", dtype=case.dtype)

@@ -24,6 +24,12 @@ def arch_of(device: torch.device) -> int:
 
 
 @cache
+def multiprocessors_of(device: torch.device) -> int:
+    """How many there are; on a CPU, where Triton's interpreter runs, as many as an H100 has."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
+
+
+@cache
 def why_unsupported(device: torch.device) -> str | None:
     """Why fused kernels cannot run on this GPU, or None: their tiles are for NVIDIA's, of capability 8.0 and above."""
     if device.type != "cuda":

@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lpgpu.kernels.cuda import modules
+from lpgpu.kernels.cuda import choice, modules
+from lpgpu.kernels.devices import arch_of, multiprocessors_of
+from lpgpu.kernels.dispatch import launches, say_once
 
 SOURCE = "affine_scan/scan"
 THREADS = 256
@@ -14,6 +16,12 @@ COLUMNS = 32  # of a block
 SPAN = 64  # steps that a block takes at a time
 MOST_PARTS = 64  # every block reads the words of all
 STORAGE = {torch.bfloat16: "bf16", torch.float32: "fp32", torch.float64: "fp64"}
+
+MEASURED = {torch.float32: (128, 2048, 288), torch.bfloat16: (128, 2048, 288)}
+"""dtype → least columns, most, least steps where one scan, with a D, was faster than Triton's.
+
+bench/results/h100-graphs/cuda.jsonl has fp32 at both ends, and bf16 at 2000 columns; 64 scans of 16 steps were slower.
+"""
 
 _STEPPED = np.dtype([("start", np.uint64), ("interval", np.int64), ("step", np.int64)])
 ARGUMENTS = np.dtype(
@@ -42,7 +50,31 @@ def parts_of(columns: int, intervals: int, steps: int, dtype: torch.dtype, resid
     return max(1, min(-(-steps // SPAN), resident // alone, MOST_PARTS))
 
 
-def refusal(v: Tensor, *others: Tensor | None) -> str | None:
+def is_measured(
+    columns: int, intervals: int, steps: int, dtype: torch.dtype, decays: bool, *, arch: int, multiprocessors: int
+) -> bool:
+    """Whether this scan is within what an H100 measured to be faster than Triton's."""
+    least, most, least_steps = MEASURED.get(dtype, (1, 0, 0))
+    on_h100 = arch == 90 and multiprocessors >= 132
+    return on_h100 and intervals == 1 and decays and least <= columns <= most and steps >= least_steps
+
+
+def is_chosen(v: Tensor, phi: Tensor, decay: Tensor | None) -> bool:
+    """Whether the CUDA kernel scans these tensors: `kernels.cuda.choice`; where it should and cannot, that is said."""
+    wanted, (intervals, steps) = choice.where(), phi.shape[:2]
+    if wanted == "nowhere" or v.device.type != "cuda" or steps < SPAN:
+        return False
+    where = {"arch": arch_of(v.device), "multiprocessors": multiprocessors_of(v.device)}
+    columns = math.prod(v.shape[2:])
+    if wanted == "measured" and not is_measured(columns, intervals, steps, v.dtype, decay is not None, **where):
+        return False
+    if reason := refusal(v):
+        say_once("affine_scan in CUDA C++", f"{reason}; Triton's kernel runs instead")
+        return False
+    return True
+
+
+def refusal(v: Tensor) -> str | None:
     """Why these tensors cannot be scanned by the CUDA kernel, or None."""
     if v.dtype not in STORAGE:
         return f"there is no kernel for {v.dtype}"
@@ -82,14 +114,14 @@ def affine_scan(
         ),
         dtype=ARGUMENTS,
     )  # fmt: skip
+    launches["affine_scan_cuda"] += 1
     loaded = modules.function(SOURCE, name, v.device, cooperative=parts > 1)
     modules.launch(loaded, (tiles * parts, intervals), THREADS, shared, arguments, v.device)
 
 
 def _resident(name: str, device: torch.device, shared: int) -> int:
     loaded = modules.function(SOURCE, name, device, cooperative=True)
-    properties = torch.cuda.get_device_properties(device)
-    return modules.resident_blocks(loaded, THREADS, shared) * properties.multi_processor_count
+    return modules.resident_blocks(loaded, THREADS, shared, device)
 
 
 def _has_columns(t: Tensor) -> bool:

@@ -4,13 +4,18 @@ import math
 
 from torch import Tensor
 
+from lpgpu.kernels.affine_scan import cuda_scan
 from lpgpu.kernels.affine_scan.tiles import BLOCK, STAGES, WARPS
 from lpgpu.kernels.affine_scan.triton_kernels import affine_scan_kernel
+from lpgpu.kernels.dispatch import reasons
 from lpgpu.kernels.launch import Launch, Operands, launch
 
 
 def affine_scan(v: Tensor, phi: Tensor, anchors: Tensor, decay: Tensor | None, reverse: bool) -> None:
     """In one launch."""
+    if cuda_scan.is_chosen(v, phi, decay):
+        reasons["affine_scan.affine_scan"] = "fused: in CUDA C++"
+        return cuda_scan.affine_scan(v, phi, anchors, decay, reverse)
     written = v if _without_gaps(v) else v.contiguous()
     arrays = (_ordered_like(phi, written), _ordered_like(anchors, written))
     launch(_plan, (written, *arrays, None if decay is None else _ordered_like(decay, written)), (reverse,))

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from lpgpu.kernels.devices import arch_of, shared_limit
+from lpgpu.kernels.devices import arch_of, multiprocessors_of, shared_limit
 
 TARGETS = {80: "sm_80", 86: "sm_80", 87: "sm_80", 89: "sm_80", 90: "sm_90a"}
 """Compute capability → the target whose cubin runs there: binaries run on later minor versions, sm_90a on 9.0 only."""
@@ -114,11 +114,13 @@ def function(name: str, kernel: str, device: torch.device, *, cooperative: bool)
     return loaded
 
 
-def resident_blocks(loaded: Any, threads: int, shared_bytes: int) -> int:
-    """How many blocks of a kernel one multiprocessor holds at once."""
+@cache
+def resident_blocks(loaded: Any, threads: int, shared_bytes: int, device: torch.device) -> int:
+    """How many blocks of a kernel the device holds at once. (CuPy shrinks a larger cooperative grid without a word.)"""
     from cupy.cuda import driver
 
-    return driver.occupancyMaxActiveBlocksPerMultiprocessor(loaded.kernel.ptr, threads, shared_bytes)
+    of_one = driver.occupancyMaxActiveBlocksPerMultiprocessor(loaded.kernel.ptr, threads, shared_bytes)
+    return of_one * multiprocessors_of(device)
 
 
 def launch(

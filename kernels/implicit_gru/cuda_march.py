@@ -5,16 +5,16 @@ For widths that no single block can hold W of. A launch has `ranks` blocks for t
 exchanges states through the second-level cache; or the ranks are a cluster, and exchange them through shared memory.
 """
 
-import os
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lpgpu.kernels.cuda import modules
-from lpgpu.kernels.devices import arch_of, shared_limit
+from lpgpu.kernels.cuda import choice, modules
+from lpgpu.kernels.devices import arch_of, multiprocessors_of, shared_limit
 from lpgpu.kernels.dispatch import launches, say_once
 from lpgpu.kernels.implicit_gru.reference import Cell, Coefficients
 from lpgpu.kernels.precision import Precision, dot_precision
@@ -39,16 +39,22 @@ GRIDS = {
     ("tf32x3", torch.float32): ((8, 4, 8), (8, 4, 16), (8, 8, 8)),
 }
 """(operand, dtype) → (warps, chunks, units) of the kernels of grids: for widths up to warps · chunks · CHUNK_UNITS."""
-CLUSTERS = {
-    ("bf16", torch.bfloat16): (
-        (4, 1, 8, 8), (4, 2, 8, 16), (4, 2, 16, 8), (8, 2, 16, 16), (8, 2, 32, 8), (8, 3, 24, 16),
-    ),
-    ("tf32", torch.float32): ((4, 2, 8, 8), (4, 4, 8, 16), (8, 4, 16, 16)),
-    ("tf32x3", torch.float32): ((4, 2, 8, 8), (4, 4, 8, 16), (8, 2, 8, 16), (8, 4, 16, 16)),
-}  # fmt: skip
+CLUSTERS = {("bf16", torch.bfloat16): ((4, 1, 8, 8), (4, 2, 8, 16))}
 """The same with the blocks of a cluster, whose `units` · blocks must suffice too."""
+MEASURED = {
+    "bf16": ((64, 127, 16, 224), (128, 255, 16, 144), (256, 1024, 64, 128), (256, 512, 256, 144)),
+    "tf32": ((128, 511, 16, 144), (512, 1024, 64, 224)),
+    "tf32x3": ((64, 127, 16, 192), (128, 512, 64, 112)),
+}
+"""Operand → (least width, most, most rows, least steps) where both marches of one interval were faster than Triton's.
+
+bench/results/h100-graphs/cuda.jsonl has 256 steps, each row right. A march of fewer steps s takes no longer than one of
+256, Triton's at least s/256 of its time: hence the least steps.
+"""
 _STORAGE = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 _SOURCE = {torch.bfloat16: "implicit_gru/gru_march", torch.float32: "implicit_gru/gru_march_fp32"}
+
+Kind = Literal["forward", "adjoint"]
 
 _SWEPT = np.dtype([("start", np.uint64), ("interval", np.int64), ("step", np.int64), ("row", np.int64)])
 ARGUMENTS = np.dtype(
@@ -62,6 +68,10 @@ ARGUMENTS = np.dtype(
     align=True,
 )  # fmt: skip
 """`GruArguments` of gru_cells.cuh, byte for byte."""
+
+
+def _operand(dtype: torch.dtype, precision: Precision) -> str:
+    return "bf16" if dtype == torch.bfloat16 else precision
 
 
 @dataclass(frozen=True)
@@ -111,7 +121,7 @@ def plans(
 
     `precision` counts for fp32 only; "ieee" has no kernel.
     """
-    operand = "bf16" if dtype == torch.bfloat16 else precision
+    operand = _operand(dtype, precision)
     if operand not in CHUNK_UNITS or width % 2:
         return []
     chunk, tiles = CHUNK_UNITS[operand], -(-num_rows // TILE_ROWS)
@@ -140,42 +150,68 @@ def best_plan(
     multiprocessors: int,
     resident: bool,
 ) -> Plan | None:
-    """The plan that should be soonest, or None where Triton's kernels should be: an estimate, not a measurement.
+    """The plan that an H100 ran soonest, or near it, or None where Triton's kernels should run.
 
-    `resident`: Triton runs the sweep in one launch too. Then only clusters come into question that take all rows at
-    once; else what takes them in up to four turns.
+    Fewest turns, then in a cluster where there is one, then fewest units a block. `resident`: Triton runs the sweep
+    in one launch too. Then only what takes all rows at once comes into question; else what takes them in up to four
+    turns.
     """
     found = plans(width, num_rows, dtype, precision, arch=arch, multiprocessors=multiprocessors)
-    candidates = [p for p in found if (p.in_clusters and p.turns == 1 if resident else p.turns <= 4)]
-    return min(candidates, key=lambda p: (p.turns, not p.in_clusters, abs(p.units - 16)), default=None)
+    candidates = [p for p in found if p.turns <= (1 if resident else 4)]
+    return min(candidates, key=lambda p: (p.turns, not p.in_clusters, p.units), default=None)
 
 
-def plan_of(u: Tensor, sweep: Sweep, terms: Terms, *others: Tensor | None, resident: bool) -> Plan | None:
+def is_measured(
+    kind: Kind, operand: str, width: int, sweep: Sweep, num_rows: int, terms: Terms, *, arch: int, multiprocessors: int
+) -> bool:
+    """Whether this march is within what an H100 measured to be faster than Triton's: forward, and adjoint with g."""
+    if arch != 90 or multiprocessors < 132 or sweep.num_intervals != 1 or terms.delta is not None:
+        return False
+    if kind == "forward" and terms.g is not None:
+        return False
+    return any(
+        least <= width <= most and num_rows <= rows and sweep.steps >= steps
+        for least, most, rows, steps in MEASURED[operand]
+    )
+
+
+def plan_of(kind: Kind, u: Tensor, sweep: Sweep, terms: Terms, *others: Tensor | None, resident: bool) -> Plan | None:
     """How a march runs this sweep of states `u`; None where Triton's kernels do.
 
-    Only with `LPGPU_CUDA=1`, as long as no measurement on a GPU has shown where marches win. Where one should run and
-    cannot, that is said once.
+    `kernels.cuda.choice` says where marches are wanted. Where one should run and cannot, that is said once.
     """
-    if not wanted() or u.device.type != "cuda" or u.dtype not in _SOURCE:
+    wanted = choice.where()
+    if wanted == "nowhere" or u.device.type != "cuda" or u.dtype not in _SOURCE:
         return None
     if sweep.steps == 1 or terms.products is not None or 0 in u.shape:
         return None
-    plan = best_plan(
-        u.shape[-1], sweep.num_intervals * u.shape[1], u.dtype, dot_precision(u.dtype), arch=arch_of(u.device),
-        multiprocessors=torch.cuda.get_device_properties(u.device).multi_processor_count, resident=resident,
-    )  # fmt: skip
+    precision, num_rows = dot_precision(u.dtype), sweep.num_intervals * u.shape[1]
+    where = {"arch": arch_of(u.device), "multiprocessors": multiprocessors_of(u.device)}
+    operand = _operand(u.dtype, precision)
+    if operand not in CHUNK_UNITS:
+        return None
+    if wanted == "measured" and not is_measured(kind, operand, u.shape[-1], sweep, num_rows, terms, **where):
+        return None
+    plan = best_plan(u.shape[-1], num_rows, u.dtype, precision, resident=resident, **where)
     if plan is None:
         return None
-    if reason := refusal(u, *others, *terms.tensors()):
+    if reason := refusal(u, *others, *terms.tensors()) or too_large(kind, plan, u):
         say_once("implicit_gru in CUDA C++", f"{reason}; Triton's kernel runs instead")
         return None
     return plan
 
 
-@cache
-def wanted() -> bool:
-    """Whether `LPGPU_CUDA=1` asks for marches; read once."""
-    return os.environ.get("LPGPU_CUDA") == "1"
+def too_large(kind: Kind, plan: Plan, u: Tensor) -> str | None:
+    """Why the device cannot run this plan, or None: it holds all blocks of a grid at once, or one of a cluster."""
+    try:
+        loaded = _loaded(kind, plan, u)
+    except RuntimeError as error:
+        return str(error)
+    shared = plan.shared_bytes(u.shape[-1], kind == "adjoint")
+    most, blocks = modules.resident_blocks(loaded, plan.threads, shared, u.device), plan.ranks * plan.groups
+    if most >= (1 if plan.in_clusters else blocks):
+        return None
+    return f"the device holds {most} blocks of {_name(kind, plan, u.dtype)} at once; it has {blocks}"
 
 
 def refusal(u: Tensor, *others: Tensor | None) -> str | None:
@@ -197,7 +233,7 @@ def adjoint_sweep(lam: Tensor, at: Coefficients, w: Tensor, sweep: Sweep, terms:
 
 
 def _march(
-    kind: str, u: Tensor, x_or_c: Tensor, a: Tensor | None, cell: Cell, geometry: Sweep, terms: Terms, plan: Plan
+    kind: Kind, u: Tensor, x_or_c: Tensor, a: Tensor | None, cell: Cell, geometry: Sweep, terms: Terms, plan: Plan
 ) -> None:
     w, b, dt, formulation = cell.w, cell.b, cell.dt, cell.formulation
     width, adjoint = u.shape[-1], kind == "adjoint"
@@ -222,12 +258,17 @@ def _march(
         ),
         dtype=ARGUMENTS,
     )  # fmt: skip
-    name = f"gru_{kind}_{plan.operand}_{_STORAGE[u.dtype]}_{plan.suffix}"
     launches[f"gru_{kind}_march"] += 1
-    loaded = modules.function(_SOURCE[u.dtype], name, u.device, cooperative=not plan.in_clusters)
-    modules.launch(
-        loaded, (plan.ranks, plan.groups), plan.threads, plan.shared_bytes(width, adjoint), arguments, u.device
-    )
+    grid, shared = (plan.ranks, plan.groups), plan.shared_bytes(width, adjoint)
+    modules.launch(_loaded(kind, plan, u), grid, plan.threads, shared, arguments, u.device)
+
+
+def _name(kind: Kind, plan: Plan, dtype: torch.dtype) -> str:
+    return f"gru_{kind}_{plan.operand}_{_STORAGE[dtype]}_{plan.suffix}"
+
+
+def _loaded(kind: Kind, plan: Plan, u: Tensor) -> Any:
+    return modules.function(_SOURCE[u.dtype], _name(kind, plan, u.dtype), u.device, cooperative=not plan.in_clusters)
 
 
 def _last_steps(geometry: Sweep) -> int:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from lpgpu.kernels.devices import arch_of
+from lpgpu.kernels.dispatch import reasons
 from lpgpu.kernels.implicit_gru import cuda_march, plans, tiles
 from lpgpu.kernels.implicit_gru.reference import Cell, Coefficients
 from lpgpu.kernels.implicit_gru.tiles import Kind, Tile
@@ -31,7 +32,9 @@ def sweep(h: Tensor, x: Tensor, cell: Cell, sweep: Sweep, terms: Terms) -> None:
     """In one launch where W stays on chip, else in one for each step."""
     tile, implicit = tile_of(h, "forward", sweep.steps, _rows(h, sweep, terms), terms), cell.formulation == "implicit"
     w, b = cell.w, _without_gaps(cell.b)
-    if plan := cuda_march.plan_of(h, sweep, terms, x, w, b, resident=tile.kind == "resident"):
+    plan = cuda_march.plan_of("forward", h, sweep, terms, x, w, b, resident=tile.kind == "resident")
+    reasons["implicit_gru.sweep"] = _reason(tile, plan)
+    if plan:
         return cuda_march.sweep(h, x, replace(cell, b=b), sweep, terms, plan)
     if tile.kind == "resident":
         first, source, target = sweep.starts
@@ -73,7 +76,9 @@ def linearise(h: Tensor, x: Tensor, cell: Cell) -> Coefficients:
 def adjoint_sweep(lam: Tensor, at: Coefficients, w: Tensor, sweep: Sweep, terms: Terms) -> None:
     """In one launch where W stays on chip, else in one for each step."""
     tile = tile_of(lam, "adjoint", sweep.steps, _rows(lam, sweep, terms), terms)
-    if plan := cuda_march.plan_of(lam, sweep, terms, at.a, at.c, w, resident=tile.kind == "resident"):
+    plan = cuda_march.plan_of("adjoint", lam, sweep, terms, at.a, at.c, w, resident=tile.kind == "resident")
+    reasons["implicit_gru.adjoint_sweep"] = _reason(tile, plan)
+    if plan:
         return cuda_march.adjoint_sweep(lam, at, w, sweep, terms, plan)
     if tile.kind == "resident":
         first, source, target = sweep.starts
@@ -115,6 +120,13 @@ def gate_gradients(lam: Tensor, at: Coefficients) -> tuple[Tensor, Tensor]:
     by_x, by_q = lam.new_empty(steps, batch, 3 * width), lam.new_empty(steps, batch, width)
     launch(plans.gate_gradients, (lam, at.c, at.c_n, by_x, by_q))
     return by_x, by_q
+
+
+def _reason(tile: Tile, plan: cuda_march.Plan | None) -> str:
+    """What runs a sweep, and why, in a line."""
+    if plan is not None:
+        return f"fused: a march in CUDA C++, one launch of {plan.ranks} x {plan.groups} blocks"
+    return f"fused: Triton, {tile.kind}: {tile.reason}"
 
 
 def _step(h: Tensor, x: Tensor, cell: Cell, out: Tensor | None, diagonal: Tensor | None, taken: Taken) -> None:

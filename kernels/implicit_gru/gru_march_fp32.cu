@@ -11,15 +11,9 @@ using Adjoint = lpgpu::GruAdjoint<float>;
 #define TF32_GRID(...)                                                                                                 \
     LPGPU_GRID_MARCH(gru_forward_tf32_fp32, Accurate, lpgpu::Tf32Operand, __VA_ARGS__)                                 \
     LPGPU_GRID_MARCH(gru_adjoint_tf32_fp32, Adjoint, lpgpu::Tf32Operand, __VA_ARGS__)
-#define TF32_CLUSTER(...)                                                                                              \
-    LPGPU_CLUSTER_MARCH(gru_forward_tf32_fp32, Accurate, lpgpu::Tf32Operand, __VA_ARGS__)                              \
-    LPGPU_CLUSTER_MARCH(gru_adjoint_tf32_fp32, Adjoint, lpgpu::Tf32Operand, __VA_ARGS__)
 #define TF32X3_GRID(...)                                                                                               \
     LPGPU_GRID_MARCH(gru_forward_tf32x3_fp32, Accurate, lpgpu::Tf32x3Operand, __VA_ARGS__)                             \
     LPGPU_GRID_MARCH(gru_adjoint_tf32x3_fp32, Adjoint, lpgpu::Tf32x3Operand, __VA_ARGS__)
-#define TF32X3_CLUSTER(...)                                                                                            \
-    LPGPU_CLUSTER_MARCH(gru_forward_tf32x3_fp32, Accurate, lpgpu::Tf32x3Operand, __VA_ARGS__)                          \
-    LPGPU_CLUSTER_MARCH(gru_adjoint_tf32x3_fp32, Adjoint, lpgpu::Tf32x3Operand, __VA_ARGS__)
 
 BF16_GRID(8, 2, 8)
 BF16_GRID(8, 2, 16)
@@ -35,10 +29,3 @@ TF32_GRID(8, 16, 8)
 TF32X3_GRID(8, 4, 8)
 TF32X3_GRID(8, 4, 16)
 TF32X3_GRID(8, 8, 8)
-TF32_CLUSTER(4, 2, 8, 8)
-TF32_CLUSTER(4, 4, 8, 16)
-TF32_CLUSTER(8, 4, 16, 16)
-TF32X3_CLUSTER(4, 2, 8, 8)
-TF32X3_CLUSTER(4, 4, 8, 16)
-TF32X3_CLUSTER(8, 2, 8, 16)
-TF32X3_CLUSTER(8, 4, 16, 16)

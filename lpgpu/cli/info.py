@@ -9,7 +9,7 @@ import torch
 import lpgpu
 from lpgpu.comm.diagnostics import describe_ranks
 from lpgpu.kernels import dispatch, registry
-from lpgpu.kernels.cuda import modules
+from lpgpu.kernels.cuda import choice, modules
 from lpgpu.kernels.precision import get_precision
 
 PACKAGES = ("torch", "triton", "cupy", "mpi4py", "nvtx")
@@ -43,6 +43,7 @@ def describe() -> str:
     lines["kernels"] = _kernels(bool(devices))
     lines["operations"] = ", ".join(registry.packages())
     lines["cubins"] = modules.describe()
+    lines["CUDA C++"] = choice.describe()
     lines |= ranks
     return "\n".join(f"{name:<14}{value}" for name, value in lines.items())
 

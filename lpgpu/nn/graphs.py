@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from lpgpu.kernels import dispatch
+from lpgpu.kernels.cuda import choice
 from lpgpu.kernels.precision import get_precision, library_precisions
 from lpgpu.mgrit import SolveResult
 from lpgpu.mgrit.convergence import Diagnosis, recorded_diagnoses, speak_of
@@ -254,6 +255,7 @@ def _surroundings(device: torch.device) -> Hashable:
         device,
         torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else None,
         dispatch.current_backend(),
+        choice.where(),
         get_precision(),
         torch.are_deterministic_algorithms_enabled(),
         library_precisions(),

@@ -63,24 +63,14 @@ def test_odd_widths_and_other_precisions_have_no_plan() -> None:
     assert not plans(256, 16, torch.float64, "tf32", **where)
 
 
-def test_the_best_plan_is_a_cluster_that_takes_all_rows_at_once() -> None:
+def test_the_best_plan_has_few_turns() -> None:
     where = {"arch": 90, "multiprocessors": 132}
-    narrow = best_plan(128, 16, torch.float32, "tf32x3", resident=False, **where)
+    narrow = best_plan(128, 16, torch.bfloat16, "bf16", resident=True, **where)
     assert narrow is not None and narrow.in_clusters and narrow.turns == 1
     wide = best_plan(1024, 64, torch.bfloat16, "bf16", resident=False, **where)
     assert wide is not None and not wide.in_clusters and wide.turns <= 4
-    assert best_plan(128, 16, torch.bfloat16, "bf16", resident=True, **where) is not None
     assert best_plan(128, 4096, torch.bfloat16, "bf16", resident=True, **where) is None  # Triton's has a program a tile
     assert best_plan(1024, 4096, torch.bfloat16, "bf16", resident=False, **where) is None
-
-
-def test_nothing_marches_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
-    u = torch.zeros(5, 16, 512, dtype=torch.bfloat16, device="meta")
-    assert cuda_march.plan_of(u, Sweep(4, 0, 4, 4), NO_TERMS, resident=False) is None
-    cuda_march.wanted.cache_clear()
-    monkeypatch.setenv("LPGPU_CUDA", "1")
-    assert cuda_march.wanted()
-    cuda_march.wanted.cache_clear()
 
 
 def test_what_cannot_be_read_by_pairs_is_refused() -> None:

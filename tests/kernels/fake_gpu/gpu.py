@@ -103,12 +103,14 @@ def fake_gpu(arch: int = 90) -> Iterator[FakeGPU]:
         stack.enter_context(patch.object(Propagation, "forward", keep))
         stack.enter_context(patch.object(CustomOpDef, "__call__", run))
         stack.enter_context(patch("torch.cuda.get_device_capability", lambda device=None: divmod(arch, 10)))
+        count = SimpleNamespace(multi_processor_count={80: 108, 90: 132}[arch])
+        stack.enter_context(patch("torch.cuda.get_device_properties", lambda device=None: count))
         stack.enter_context(patch("torch.cuda.current_device", lambda: 0))
         stack.enter_context(patch("torch.cuda.current_stream", lambda device=None: SimpleNamespace(cuda_stream=0)))
         stack.enter_context(patch("torch.randint", lambda *_: 7))  # the seed of a call, which the host draws
         stack.enter_context(patch("torch.cuda.is_current_stream_capturing", lambda: False))
         stack.enter_context(patch("torch.cuda.Event", _Event))
-        for cached in (devices.arch_of, devices.why_unsupported):
+        for cached in (devices.arch_of, devices.multiprocessors_of, devices.why_unsupported):
             cached.cache_clear()
             stack.callback(cached.cache_clear)
         stack.enter_context(FakeTensorMode())

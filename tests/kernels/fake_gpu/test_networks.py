@@ -9,7 +9,10 @@ from torch import nn
 
 from lpgpu import GRU, MGRIT, LayerParallel, Serial
 from lpgpu.kernels import dispatch
+from lpgpu.kernels.cuda import modules
 from lpgpu.kernels.devices import shared_limit
+from lpgpu.kernels.dispatch import KernelFallbackWarning
+from lpgpu.kernels.implicit_gru import cuda_march
 from lpgpu.nn import ConvBlock, DenseBlock
 from tests.kernels.fake_gpu.gpu import FakeGPU, fake_gpu, on_fake_gpu
 
@@ -88,6 +91,29 @@ def test_what_is_launched_compiles(network: str, dtype: torch.dtype, arch: int) 
         binary = launch.binary(arch)
         assert binary.metadata.shared <= shared_limit(arch), launch.specialisation()
         assert binary.asm["cubin"]
+
+
+@pytest.mark.parametrize(("arch", "marches"), [(90, 2), (80, 0)])
+def test_a_serial_gru_marches_in_cuda_where_that_was_measured(
+    arch: int, marches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A forward and an adjoint one, for 512 steps by Triton; how they are launched is in test_cuda_choice.py."""
+    marched = []
+    monkeypatch.setattr(cuda_march, "refusal", lambda *_: None)
+    monkeypatch.setattr(cuda_march, "too_large", lambda *_: None)
+    for kind in ("sweep", "adjoint_sweep"):
+        monkeypatch.setattr(cuda_march, kind, lambda *arguments: marched.append(arguments[-1]))
+    gpu = trained(GRU(9, 256, solver=Serial()), (256, 16, 9), torch.bfloat16, arch)
+    assert len(marched) == marches
+    by_steps = [each for each in gpu.launches if "sweep" in each.kernel.__name__ or "tiled" in each.kernel.__name__]
+    assert len(by_steps) > 512 if arch == 80 else len(by_steps) < 10
+
+
+def test_without_cupy_a_march_is_missed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modules, "has_cupy", lambda: False)
+    with pytest.warns(KernelFallbackWarning, match="CuPy is not installed .*; Triton's kernel runs instead") as said:
+        trained(GRU(9, 256, solver=Serial()), (256, 16, 9), torch.bfloat16)
+    assert len(said) == 1
 
 
 class Ragged(nn.Module):
