@@ -76,7 +76,7 @@ def transposed(y, v_r, v_z, v_q, w_r, w_z, w_n, CHAINED: tl.constexpr, DOT: tl.c
     v = c ⊙ λ has no bound: as an fp16 operand each row is scaled by a power of two, so that none becomes ∞ or 0.
     """
     if DOT == tl.float16:  # noqa: SIM300
-        up, down = scaled(v_r, v_z, v_q)
+        up, down = scaled(v_r, v_z, v_q)  # pyright: ignore[reportGeneralTypeIssues]
         v_r *= up
         v_z *= up
         v_q *= up
