@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cuda_conv_cases import ConvCase, conv_cases, conv_rows
 from cuda_scan_cases import ScanCase, scan_cases, scan_rows
 from gpu_timing import copies_past_cache, graph_times
 from torch import Tensor, nn
@@ -107,7 +108,7 @@ class Case:
         return copy
 
 
-def cases(*, quick: bool) -> list[Case | ScanCase]:
+def cases(*, quick: bool) -> list[Case | ScanCase | ConvCase]:
     """The shapes that matter first."""
     shapes: dict[Precision, list[tuple[int, int]]] = {
         "bf16": [(512, 16), (256, 16), (1024, 16), (128, 16), (512, 64), (256, 64), (1024, 64)],
@@ -125,11 +126,14 @@ def cases(*, quick: bool) -> list[Case | ScanCase]:
     ]
     in_turn = itertools.chain.from_iterable(itertools.zip_longest(*found))
     marches = [case for case in in_turn if case is not None]
-    return [*marches[:6], *scan_cases(), *marches[6:]]
+    return [*conv_cases(), *marches[:6], *scan_cases(), *marches[6:]]
 
 
-def rows_of(case: Case | ScanCase, *, check: bool, others: bool = True) -> Iterator[Row]:
+def rows_of(case: Case | ScanCase | ConvCase, *, check: bool, others: bool = True) -> Iterator[Row]:
     """One for each plan, and one for the `others` that could be run instead."""
+    if isinstance(case, ConvCase):
+        yield from conv_rows(case, check=check)
+        return
     if isinstance(case, ScanCase):
         yield from scan_rows(case, check=check)
         return
@@ -199,7 +203,7 @@ def guarded(measure: Any) -> Row:
         return {"failed": f"{type(error).__name__}: {error}"[:2000]}
 
 
-def work(chosen: list[Case | ScanCase], *, check: bool) -> None:
+def work(chosen: list[Case | ScanCase | ConvCase], *, check: bool) -> None:
     """The worker: the number of each case it begins, and its rows, a line each; a broken CUDA context ends it.
 
     What else could be run comes when all plans are measured.
@@ -216,7 +220,7 @@ def work(chosen: list[Case | ScanCase], *, check: bool) -> None:
             print(json.dumps({"number": len(chosen)} | row), flush=True)
 
 
-def measured(chosen: list[Case | ScanCase], minutes: float, options: list[str]) -> Iterator[Row]:
+def measured(chosen: list[Case | ScanCase | ConvCase], minutes: float, options: list[str]) -> Iterator[Row]:
     """Rows of workers, a new one behind every case that ended one, until the time is up."""
     until, first = time.monotonic() + 60 * minutes, 0
     while first < len(chosen):

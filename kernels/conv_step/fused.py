@@ -1,18 +1,18 @@
 """Launchers of the convolution kernels: one launch for a convolution of all layers of a step, images and pixels."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from lpgpu.kernels.activations import activation_named
-from lpgpu.kernels.conv_step import tiles
+from lpgpu.kernels.conv_step import cuda_sweep, tiles
 from lpgpu.kernels.conv_step.layers import Filter, Saved
 from lpgpu.kernels.conv_step.triton_kernels import conv_gradient_kernel, conv_step_kernel
 from lpgpu.kernels.launch import Launch, Operands, launch
 from lpgpu.kernels.layout import aligned_layer_strides, empty_ordered_like, ordered_like
 from lpgpu.kernels.precision import dot_precision
-from lpgpu.kernels.sweep import NO_TERMS, Step, Sweep, Terms
+from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 
 _PROGRAMS = 528  # four for each of an H100's multiprocessors: as many as a gradient is split into
 
@@ -20,9 +20,13 @@ _PROGRAMS = 528  # four for each of an H100's multiprocessors: as many as a grad
 def sweep(
     u: Tensor, filters: list[Filter], dt: float, activation: str, sweep: Sweep, terms: Terms
 ) -> None:  # fmt: skip
-    """In one launch per step and convolution, over all intervals."""
+    """In one launch per step and convolution, over all intervals; or, where that is asked for, in one for all."""
+    terms = _ordered(u, terms)
+    if plan := cuda_sweep.plan_of("forward", u, filters, activation, sweep, terms):
+        return cuda_sweep.sweep("forward", u, filters, dt, activation, sweep, terms, plan)
     scratch = _scratch(u, sweep.num_intervals, len(filters))
-    for step, here in _marched(u, sweep, terms):
+    for step in sweep.marched():
+        here = terms.at(step)
         filters_here = [each.of_layers(step.layers) for each in filters]
         _forward(u[step.sources], filters_here, dt, activation, u[step.targets], scratch, here)
 
@@ -30,10 +34,13 @@ def sweep(
 def adjoint_sweep(
     lam: Tensor, saved: Saved, filters: list[Filter], dt: float, activation: str, sweep: Sweep, terms: Terms
 ) -> None:
-    """In one launch per step and convolution, over all intervals."""
+    """In one launch per step and convolution, over all intervals; or, where that is asked for, in one for all."""
+    terms, ordered = _ordered(lam, terms), [ordered_like(each, lam) for each in saved.stacked()]
+    if plan := cuda_sweep.plan_of("adjoint", lam, filters, activation, sweep, terms, ordered):
+        return cuda_sweep.sweep("adjoint", lam, filters, dt, activation, sweep, terms, plan, ordered)
     scratch = _scratch(lam, sweep.num_intervals, len(filters))
-    ordered = [ordered_like(each, lam) for each in saved.stacked()]
-    for step, here in _marched(lam, sweep, terms):
+    for step in sweep.marched():
+        here = terms.at(step)
         filters_here, saved_here = [each.of_layers(step.layers) for each in filters], [s[step.layers] for s in ordered]
         _backward(lam[step.sources], saved_here, filters_here, dt, activation, lam[step.targets], scratch, here)
 
@@ -87,11 +94,9 @@ def parameter_gradient(
     return gradients[::-1]
 
 
-def _marched(u: Tensor, sweep: Sweep, terms: Terms) -> Iterator[tuple[Step, Terms]]:
-    """Each step, with its terms in the memory order of the states."""
-    ordered = Terms(*(None if t is None else ordered_like(t, u) for t in terms.tensors()[:3]))
-    for step in sweep.marched():
-        yield step, ordered.at(step)
+def _ordered(u: Tensor, terms: Terms) -> Terms:
+    """The terms in the memory order of the states."""
+    return Terms(*(None if t is None else ordered_like(t, u) for t in terms.tensors()[:3]))
 
 
 def _forward(

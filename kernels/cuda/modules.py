@@ -19,7 +19,7 @@ from lpgpu.kernels.devices import arch_of, multiprocessors_of, shared_limit
 TARGETS = {80: "sm_80", 86: "sm_80", 87: "sm_80", 89: "sm_80", 90: "sm_90a"}
 """Compute capability → the target whose cubin runs there: binaries run on later minor versions, sm_90a on 9.0 only."""
 _NEWEST = {80: "sm_80", 90: "sm_90a"}  # a capability of each target
-SOURCES = ("implicit_gru/gru_march", "implicit_gru/gru_march_fp32", "affine_scan/scan")
+SOURCES = ("implicit_gru/gru_march", "implicit_gru/gru_march_fp32", "affine_scan/scan", "conv_step/conv_sweep")
 """Every source, as package/name within `lpgpu.kernels`."""
 
 _NON_PORTABLE_CLUSTER_SIZE_ALLOWED = 14  # CU_FUNC_ATTRIBUTE_…, which CuPy has no name for

@@ -10,9 +10,12 @@
 #if defined(__CUDACC__)
 #define LPGPU_FUNCTION __device__ __forceinline__
 #define LPGPU_UNROLL _Pragma("unroll")
+#define LPGPU_PRAGMA(TEXT) _Pragma(#TEXT)
+#define LPGPU_UNROLL_BY(TIMES) LPGPU_PRAGMA(unroll TIMES)
 #else
 #define LPGPU_FUNCTION inline
 #define LPGPU_UNROLL
+#define LPGPU_UNROLL_BY(TIMES)
 #endif
 
 namespace lpgpu {

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lpgpu.kernels.cuda import choice, modules
+from lpgpu.kernels.cuda.swept import SWEPT, last_steps, swept
 from lpgpu.kernels.devices import arch_of, multiprocessors_of, shared_limit
 from lpgpu.kernels.dispatch import launches, say_once
 from lpgpu.kernels.implicit_gru.reference import Cell, Coefficients
@@ -56,13 +57,12 @@ _SOURCE = {torch.bfloat16: "implicit_gru/gru_march", torch.float32: "implicit_gr
 
 Kind = Literal["forward", "adjoint"]
 
-_SWEPT = np.dtype([("start", np.uint64), ("interval", np.int64), ("step", np.int64), ("row", np.int64)])
 ARGUMENTS = np.dtype(
     [
         ("width", np.int32), ("rows", np.int32), ("steps", np.int32), ("words", np.uint64),
         ("num_rows", np.int32), ("batch", np.int32), ("all_steps", np.int32), ("last_steps", np.int32),
-        ("source", _SWEPT), ("target", _SWEPT), ("g", _SWEPT), ("delta", _SWEPT), ("anchors", _SWEPT),
-        ("x_or_c", _SWEPT), ("a", _SWEPT),
+        ("source", SWEPT), ("target", SWEPT), ("g", SWEPT), ("delta", SWEPT), ("anchors", SWEPT),
+        ("x_or_c", SWEPT), ("a", SWEPT),
         ("w", np.uint64), ("b", np.uint64), ("w_row", np.int64), ("dt", np.float32), ("implicit", np.int32),
     ],
     align=True,
@@ -240,20 +240,15 @@ def _march(
     in_grid = 0 if plan.in_clusters else plan.word_bytes(width, adjoint, plan.tiles)
     words = torch.zeros(in_grid, dtype=torch.uint8, device=u.device)
     layer, source, target = geometry.first, geometry.sources(0).start, geometry.targets(0).start
-    rows, last_steps = geometry.num_intervals * u.shape[1], _last_steps(geometry)
-
-    def swept(t: Tensor | None, first: int) -> tuple[int, int, int, int]:
-        if t is None:
-            return 0, 0, 0, 0
-        stride = t.stride(0)
-        return t[first].data_ptr(), geometry.interval * stride, geometry.direction * stride, t.stride(1)
+    rows = geometry.num_intervals * u.shape[1]
 
     arguments = np.array(
         (
-            width, rows, geometry.steps, words.data_ptr(), rows, u.shape[1], geometry.steps, last_steps,
-            swept(u, source), swept(u, target),
-            swept(terms.g, target), swept(terms.delta, layer), swept(terms.anchors, layer),
-            swept(x_or_c, layer), swept(a, layer),
+            width, rows, geometry.steps, words.data_ptr(), rows, u.shape[1], geometry.steps, last_steps(geometry),
+            swept(u, source, geometry), swept(u, target, geometry),
+            swept(terms.g, target, geometry),
+            swept(terms.delta, layer, geometry), swept(terms.anchors, layer, geometry),
+            swept(x_or_c, layer, geometry), swept(a, layer, geometry),
             w.data_ptr(), 0 if b is None else b.data_ptr(), w.stride(0), dt, formulation == "implicit",
         ),
         dtype=ARGUMENTS,
@@ -269,9 +264,3 @@ def _name(kind: Kind, plan: Plan, dtype: torch.dtype) -> str:
 
 def _loaded(kind: Kind, plan: Plan, u: Tensor) -> Any:
     return modules.function(_SOURCE[u.dtype], _name(kind, plan, u.dtype), u.device, cooperative=not plan.in_clusters)
-
-
-def _last_steps(geometry: Sweep) -> int:
-    """Steps of the last interval, which may be shorter when marching forward."""
-    first = geometry.first + (geometry.num_intervals - 1) * geometry.interval
-    return geometry.steps if geometry.reverse else min(geometry.steps, geometry.num_layers - first)

@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 
+from lpgpu.kernels.conv_step.cuda_sweep import CHANNELS
 from lpgpu.kernels.implicit_gru.cuda_march import CLUSTERS, GRIDS
 from tests.kernels.cuda_compiled import TABLE, TARGETS, Resources, compile_all, read_table
 
@@ -37,7 +38,10 @@ def test_every_size_that_is_launched_is_compiled(compiled: dict[str, Resources])
                 suffix = "_".join(f"{letter}{n}" for letter, n in zip("wcur", size, strict=False))
                 for kind in ("forward", "adjoint"):
                     wanted |= {f"gru_{kind}_{operand}_{STORAGE[dtype]}_{suffix} {target}" for target in targets}
-    assert {key for key in compiled if key.startswith("gru_")} == wanted
+    for (operand, dtype), channels in CHANNELS.items():
+        names = [f"conv_{kind}_{operand}_{STORAGE[dtype]}_c{c}" for kind in ("forward", "adjoint") for c in channels]
+        wanted |= {f"{name} {target}" for name in names for target in TARGETS}
+    assert {key for key in compiled if not key.startswith("affine_scan_")} == wanted
 
 
 def test_nothing_spills(compiled: dict[str, Resources]) -> None:

@@ -1,5 +1,7 @@
 """Phases of CUDA C++ kernels, compiled for the CPU: equal to the references, and without races, without a GPU.
 
+Those of convolutions are in test_convolution_phases.py.
+
 Under AddressSanitizer and UBSan over random shapes; under ThreadSanitizer, which must notice a barrier that is missing.
 """
 
@@ -17,7 +19,7 @@ from lpgpu.kernels.implicit_gru import cuda_march
 from lpgpu.kernels.implicit_gru.cuda_march import Plan
 from tests.assertions import relative_error
 from tests.kernels.phases.marched import Example, difference, expected, ran
-from tests.kernels.phases.programs import built, layout, run
+from tests.kernels.phases.programs import built, layout, run, why_not_watched
 
 if shutil.which("g++") is None:
     pytest.skip("g++ is not installed", allow_module_level=True)
@@ -31,17 +33,15 @@ LARGEST = 32  # units that the program's sizes hold in fp32
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Programs:
-    return built(tmp_path_factory.mktemp("programs"))
+    return built(tmp_path_factory.mktemp("programs"), "gru_march", "affine_scan")
 
 
 @pytest.fixture(scope="module")
 def racing(programs: Programs) -> dict[str, Path]:
     """The programs under ThreadSanitizer, where that runs."""
     found = {name: program for (name, sanitizer), program in programs.items() if sanitizer == "threads"}
-    try:
-        layout(found["gru_march"])
-    except RuntimeError as error:
-        pytest.skip(f"ThreadSanitizer does not run here: {str(error)[:200]}")
+    if reason := why_not_watched(found["gru_march"]):
+        pytest.skip(reason)
     return found
 
 

@@ -9,6 +9,7 @@
 #include "../../../kernels/cuda/host_block.hpp"
 #include "../../../kernels/implicit_gru/gru_cells.cuh"
 #include "files.hpp"
+#include "stored.hpp"
 
 using namespace lpgpu;
 
@@ -18,17 +19,6 @@ struct Sizes {
     int width, intervals, batch, steps, last_steps, groups, implicit, has_bias, has_terms, in_clusters;
     float dt;
 };
-
-void convert(float from, float& to) { to = from; }
-void convert(float from, Bf16& to) { to.bits = bf16_bits(from); }
-
-template <class Storage>
-std::vector<Storage> stored(const std::vector<float>& values)
-{
-    std::vector<Storage> converted(values.size());
-    for (size_t i = 0; i < values.size(); i++) convert(values[i], converted[i]);
-    return converted;
-}
 
 // What a launch on the GPU does, for one kind of cell, operand and storage.
 template <class Cell, class Operand, class Storage, bool ADJOINT, bool IN_CLUSTERS>
@@ -73,9 +63,7 @@ void run(const Sizes& n, std::FILE* file)
         Cell cell(arguments);
         Marched(block, cell, arguments.extent).run();
     });
-    std::vector<float> result(marched);
-    for (int64_t i = 0; i < marched; i++) result[i] = loaded(&target[i]);
-    append(file, result);
+    append(file, numbers(target));
 }
 
 template <class Operand, class Storage, bool ACCURATE>

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 FOLDER = Path(__file__).parent
-NAMES = ("gru_march", "affine_scan")
 SANITIZERS = {"memory": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"], "threads": ["-fsanitize=thread"]}
 FLAGS = ["-std=c++20", "-O0", "-g1", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Werror", "-pthread"]
 FLAGS += ["-Wno-unknown-pragmas"]
@@ -18,9 +17,9 @@ SECONDS = 300
 ENVIRONMENT = os.environ | {"TSAN_OPTIONS": "halt_on_error=1"}
 
 
-def built(folder: Path) -> dict[tuple[str, str], Path]:
+def built(folder: Path, *names: str) -> dict[tuple[str, str], Path]:
     """(name, sanitizer) → the program, all compiled side by side."""
-    wanted = [(name, sanitizer) for name in NAMES for sanitizer in SANITIZERS]
+    wanted = [(name, sanitizer) for name in names for sanitizer in SANITIZERS]
     with ThreadPoolExecutor(2) as pool:
         programs = pool.map(lambda each: _build(folder, *each), wanted)
         return dict(zip(wanted, programs, strict=True))
@@ -49,6 +48,15 @@ def layout(program: Path) -> list[int]:
     if done.returncode:
         raise RuntimeError(done.stderr.strip())
     return [int(word) for word in done.stdout.split()]
+
+
+def why_not_watched(program: Path) -> str | None:
+    """Why a program cannot run under ThreadSanitizer here, or None."""
+    try:
+        layout(program)
+    except RuntimeError as error:
+        return f"ThreadSanitizer does not run here: {str(error)[:200]}"
+    return None
 
 
 def _build(folder: Path, name: str, sanitizer: str) -> Path:
