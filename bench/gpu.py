@@ -7,9 +7,11 @@ by worker processes (bench/gpu_worker.py), an item at a time; a worker that fail
 that says so, and is replaced. Stages, the most valuable first:
 
     check    every item once, in `--workers` processes side by side, against the reference: this compiles all kernels
-    solver   forward + backward by MGRIT against cuDNN and against PyTorch's layers in a CUDA graph
+    trained  GRUs trained on the device for some hundred steps: gradient errors and times of solvers on such weights
+    serial   our serial GRU against torch.nn.GRU (cuDNN), by kernels in CUDA C++ where they are the default, and without
     cuda     the kernels in CUDA C++, every launch plan; needs nvcc and CuPy as well
-    serial   our serial GRU against torch.nn.GRU (cuDNN)
+    solver   forward + backward by MGRIT against cuDNN and against PyTorch's layers in a CUDA graph
+    profile  the hottest kernels under compute-sanitizer and ncu, where these are installed
     kernels  each fused kernel, in percent of the machine's limit
     tests    pytest -m gpu, in what time is left
 
@@ -33,9 +35,26 @@ from gpu_about import about
 from gpu_pool import Pool, Rows
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARES = {"check": 0.3, "solver": 0.45, "cuda": 0.35, "serial": 0.4, "kernels": 0.6, "tests": 1.0}
+SHARES = {
+    "check": 0.25,
+    "trained": 0.15,
+    "serial": 0.3,
+    "cuda": 0.15,
+    "solver": 0.5,
+    "profile": 0.6,
+    "kernels": 0.5,
+    "tests": 1.0,
+}
 """Of the time that is left when a stage begins."""
-SECONDS = {"check": 90.0, "serial": 40.0, "solver": 60.0, "cuda": 90.0, "kernels": 30.0}
+SECONDS = {
+    "check": 90.0,
+    "trained": 40.0,
+    "serial": 30.0,
+    "cuda": 60.0,
+    "solver": 45.0,
+    "profile": 60.0,
+    "kernels": 30.0,
+}
 """That one item may take."""
 
 
@@ -43,6 +62,7 @@ def environment(rehearse: bool) -> dict[str, str]:
     """For workers: this checkout first, no bytecode written, one thread where many work side by side."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     own = {"LPGPU_REHEARSE": "1", "TRITON_INTERPRET": "1"} if rehearse else {}
+    own["LPGPU_CUBINS"] = os.environ.get("LPGPU_CUBINS", str(ROOT / "build" / "cubins"))  # what the first check builds
     if not os.access(Path.home(), os.W_OK):
         own["TRITON_CACHE_DIR"] = os.path.join(tempfile.gettempdir(), f"lpgpu-triton-{os.getuid()}")
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"} | own

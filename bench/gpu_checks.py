@@ -11,10 +11,12 @@ from functools import partial
 from typing import Any
 
 import torch
+from gpu_cuda import cubins_awaited
 from gpu_timing import DEVICE, REHEARSING, fused
 from torch import Tensor, nn
 
 from lpgpu import GRU, MGRIT, LayerParallel, Serial
+from lpgpu.kernels import dispatch
 from lpgpu.kernels.devices import arch_of
 from lpgpu.kernels.implicit_gru import tiles
 from lpgpu.kernels.precision import dot_precision
@@ -27,9 +29,11 @@ Item = Callable[[], Iterator[dict[str, Any]]]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 F_SWEEP, F_SWEEP_BACK, RAGGED = Sweep(12, 0, 4, 3), Sweep(8, 3, 4, 3, reverse=True), Sweep(10, 0, 4, 3)
+MARCHED = "GRU 256x256 serial"  # by default in CUDA C++
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "GRU 100x64": (lambda: GRU(9, 100, num_layers=2, formulation="implicit"), (64, 10, 9)),
     "GRU 300x20 serial": (lambda: GRU(9, 300, formulation="classic", solver=Serial()), (20, 10, 9)),
+    MARCHED: (lambda: GRU(9, 256, formulation="classic", solver=Serial()), (20 if REHEARSING else 256, 10, 9)),
     "dense 64x64": (lambda: LayerParallel(None, lambda: DenseBlock(64), 64, 1.0), (50, 64)),
     "dense 64x64 c_points": (
         lambda: LayerParallel(None, lambda: DenseBlock(64), 64, 1.0, solver=MGRIT(levels=2, store="c_points")),
@@ -133,12 +137,28 @@ def check_graphs(name: str, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def _graphs(name: str, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
-    yield check_graphs(name, dtype)
+    yield from _with_marches(name, lambda: check_graphs(name, dtype))
 
 
 def _network(name: str, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
     with fused():
-        yield check_network(name, dtype)
+        yield from _with_marches(name, lambda: check_network(name, dtype))
+
+
+def _with_marches(name: str, check: Callable[[], dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The check's row, and how many marches were launched, in which one network should take; once cubins are built."""
+    if name != MARCHED or REHEARSING:
+        yield check()
+        return
+    why_not = cubins_awaited(60.0)
+    before = dispatch.launches.copy()
+    row = check()
+    row["marches"] = sum(n for kernel, n in (dispatch.launches - before).items() if kernel.endswith("_march"))
+    if why_not:
+        row["without CUDA C++"] = why_not
+    elif not row["marches"]:
+        row["failed"] = f"nothing marched: {dispatch.reasons}"
+    yield row
 
 
 def _check(check: Callable[[], None]) -> Iterator[dict[str, Any]]:

@@ -1,13 +1,28 @@
 """The kernels in CUDA C++ (bench/cuda_kernels.py) as items of `bench/gpu.py`: cubins are built while all is checked."""
 
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import torch
 from cuda_kernels import Case, cases, prepare, rows_of
 from gpu_timing import REHEARSING, same_precision
 
+from lpgpu.kernels.cuda import modules
+
 Item = Callable[[], Iterator[dict[str, Any]]]
+
+
+def cubins_awaited(seconds: float) -> str | None:
+    """Wait until another worker has built all cubins; why they are not to be had, or None."""
+    until, device = time.monotonic() + seconds, torch.device("cuda", torch.cuda.current_device())
+    while True:
+        modules.cubin.cache_clear()
+        reason = next(filter(None, (modules.refusal(source, device) for source in modules.SOURCES)), None)
+        if reason is None or not modules.has_cupy() or time.monotonic() > until:
+            return reason
+        time.sleep(0.5)
 
 
 def _build() -> Iterator[dict[str, Any]]:

@@ -1,7 +1,8 @@
-"""Our serial GRU against torch.nn.GRU (cuDNN), forward + backward over 1024 steps, as items of `bench/gpu.py`.
+"""Our serial GRU against torch.nn.GRU (cuDNN), whole training steps, as items of `bench/gpu.py`.
 
-Both compute the classic cell with the same weights and the same precision. The error is that of all gradients against
-torch.nn.GRU in fp32 without TF32; where ours is not right there is no time.
+Both compute the classic cell with the same weights and the same precision. Ours is timed as it is by default, and where
+that marches in CUDA C++ by Triton's kernels too. The error is that of all gradients against torch.nn.GRU in fp32
+without TF32; where ours is not right there is no time.
 """
 
 import itertools
@@ -14,12 +15,14 @@ from gpu_timing import DEVICE, REHEARSING, both_times, same_precision
 from torch import Tensor, nn
 
 from lpgpu import GRU, Serial
+from lpgpu.kernels import dispatch
+from lpgpu.kernels.cuda import choice
 
 Item = Callable[[], Iterator[dict[str, Any]]]
 
-STEPS, INPUTS = (16, 8) if REHEARSING else (1024, 64)
+LENGTHS, INPUTS = ((16,), 8) if REHEARSING else ((1024, 128), 64)
 CHECKED_STEPS = 16 if REHEARSING else 64  # side by side with others, whose memory is short
-WIDTHS, BATCHES = ((16,), (4,)) if REHEARSING else ((128, 256, 64, 512, 1024), (16, 64, 256))
+WIDTHS, BATCHES = ((16,), (4,)) if REHEARSING else ((256, 128, 512, 1024, 64), (16, 64, 1, 256))
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
 ALLOWED = {"bf16": 0.1, "fp32": 1e-3, "fp16": 1e-2}
 
@@ -37,14 +40,14 @@ def gradients(net: nn.GRU, x: Tensor, weight: Tensor) -> Tensor:
     return torch.cat([t.grad.float().flatten() for t in (x, *net.parameters()) if t.grad is not None])
 
 
-def measure(width: int, batch: int, dtype: str, *, check: bool) -> Iterator[dict[str, Any]]:
+def measure(width: int, batch: int, length: int, dtype: str, *, check: bool) -> Iterator[dict[str, Any]]:
     """cuDNN's times, ours, and how much longer cuDNN takes."""
     torch.manual_seed(0)
     precision, kind = same_precision(), DTYPES[dtype]
     theirs = nn.GRU(INPUTS, width, device=DEVICE, dtype=kind)
     ours = GRU(INPUTS, width, formulation="classic", solver=Serial(), device=DEVICE, dtype=kind)
     ours.load_state_dict(theirs.state_dict())
-    steps = CHECKED_STEPS if check else STEPS
+    steps = CHECKED_STEPS if check else length
     x = torch.randn(steps, batch, INPUTS, device=DEVICE, dtype=kind, requires_grad=True)
     weight = torch.randn(steps, batch, width, device=DEVICE, dtype=kind)
     exact = nn.GRU(INPUTS, width, device=DEVICE)
@@ -61,7 +64,12 @@ def measure(width: int, batch: int, dtype: str, *, check: bool) -> Iterator[dict
         yield row
         return
     del exact, expected
+    before = dispatch.launches.copy()
+    step(ours, x, weight)
+    row["marches"] = sum(n for name, n in (dispatch.launches - before).items() if name.endswith("_march"))
     row["ours"] = both_times(lambda: step(ours, x, weight))
+    if row["marches"]:
+        row |= by_triton(ours, x, weight)
     yield {**row, "partial": True}
     row["cuDNN"] = both_times(lambda: step(theirs, x, weight))
     best = {
@@ -70,9 +78,19 @@ def measure(width: int, batch: int, dtype: str, *, check: bool) -> Iterator[dict
     yield {**row, "cuDNN / ours": best["cuDNN"] / best["ours"]}
 
 
+def by_triton(net: nn.GRU, x: Tensor, weight: Tensor) -> dict[str, Any]:
+    """Times without CUDA C++, and how far its gradients are from these."""
+    marched = gradients(net, x, weight)
+    with choice.choice("nowhere"):
+        expected = gradients(net, x, weight)
+        times = both_times(lambda: step(net, x, weight))
+    return {"by Triton": times, "from Triton's": float((marched - expected).norm() / expected.norm())}
+
+
 def items(*, check: bool) -> dict[str, Item]:
-    """Every width, batch and dtype; H = 128 and 256 first."""
+    """Every width, batch and dtype; all of a batch before the next one, fp16 at H = 128 only."""
     return {
-        f"serial GRU H={width} B={batch} T={STEPS} {dtype}": partial(measure, width, batch, dtype, check=check)
-        for batch, width, dtype in itertools.product(BATCHES, WIDTHS, DTYPES)
+        f"serial GRU H={width} B={batch} T={length} {dtype}": partial(measure, width, batch, length, dtype, check=check)
+        for length, batch, width, dtype in itertools.product(LENGTHS, BATCHES, WIDTHS, DTYPES)
+        if not (check and length != LENGTHS[0]) and (dtype != "fp16" or width in (16, 128))
     }

@@ -42,10 +42,11 @@ def chosen() -> list[Case]:
         dense = layers("dense-8x32", lambda: DenseBlock(8), 32, (4, 8))
         return [gru("gru-16x32", 32, 16, 1, 4), dense, layers("conv-2x32", lambda: ConvBlock(2), 32, (2, 2, 6, 6))]
     named = {case.name: case for case in CASES}
-    names = ("dense-64x1024", "conv-8x64", "gru-64x1024", "dense-8x1024")
-    first = (named["gru-128x1024"], gru("gru-128x4096", 4096, 128, 1, 16))
-    others = (gru("gru-128x128", 128, 128, 1, 16), gru("gru-128x1024-b64", 1024, 128, 1, 64))
-    return [*first, *(named[name] for name in names), *others]
+    names = ("dense-64x1024", "conv-8x64")
+    first = (gru("gru-128x128", 128, 128, 1, 16), gru("gru-128x128-b64", 128, 128, 1, 64))
+    longer = (named["gru-128x1024"], gru("gru-256x1024", 1024, 256, 1, 16), gru("gru-128x4096", 4096, 128, 1, 16))
+    others = (gru("gru-128x1024-b64", 1024, 128, 1, 64), named["gru-64x1024"], named["dense-8x1024"])
+    return [*first, *(named[name] for name in names), *longer, *others]
 
 
 def measure(case: Case, dtype: str, *, check: bool) -> Iterator[dict[str, Any]]:

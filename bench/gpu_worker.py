@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 Item = Callable[[], Iterator[dict[str, Any]]]
-MODULES = ("gpu_cuda", "gpu_checks", "gpu_serial", "gpu_solver", "gpu_kernels")
-STAGES = ("check", "solver", "cuda", "serial", "kernels")
+MODULES = ("gpu_cuda", "gpu_checks", "gpu_serial", "gpu_solver", "gpu_trained", "gpu_profile", "gpu_kernels")
+STAGES = ("check", "trained", "serial", "cuda", "solver", "profile", "kernels")
 
 
 def items(stage: str) -> dict[str, Item]:

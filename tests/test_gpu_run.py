@@ -16,6 +16,15 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = """torch torchgen functorch numpy numpy.libs triton pytest _pytest pluggy iniconfig packaging pygments py
     typing_extensions sympy mpmath networkx jinja2 markupsafe filelock fsspec setuptools"""
 
+STUBS = {
+    "nvidia-smi": "echo NVIDIA H100 of straw, 580.0",
+    "compute-sanitizer": """for word; do case "$word" in *python*) break;; esac; shift; done
+        "$@" && echo "========= ERROR SUMMARY: 0 errors\"""",
+    "ncu": """echo '"ID","Kernel Name","gpu__time_duration.sum"'
+        echo '"","","ns"'
+        echo '"0","gru_sweep","1200"'""",
+}
+
 BAD_WORKER = """
 import json, os, sys, time
 print(json.dumps({"started": 1}), flush=True)
@@ -55,11 +64,12 @@ def bare(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """A driver that is not there, and no index."""
+    """A driver that is not there, a sanitizer and a profiler of straw, and no index."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    (folder / "nvidia-smi").write_text("#!/bin/sh\necho NVIDIA H100 of straw, 580.0\n")
-    (folder / "nvidia-smi").chmod(0o755)
+    for name, script in STUBS.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PIP_", "PYTEST", "VIRTUAL", "TRITON"))}
     return kept | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "PIP_NO_INDEX": "1"}
 
@@ -68,14 +78,15 @@ def environment(tmp_path: Path) -> dict[str, str]:
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_it_measures_on_a_bare_machine(bare: Path, environment: dict[str, str], tmp_path: Path) -> None:
     results, began = tmp_path / "results", time.monotonic()
-    command = ["make", "gpu", f"PYTHON={bare}", "MINUTES=1.5", f"RESULTS={results}"]
+    command = ["make", "gpu", f"PYTHON={bare}", "MINUTES=2.5", f"RESULTS={results}"]
     only = {
         "LPGPU_REHEARSE": "1",
-        "LPGPU_ONLY": "^smoke gru forward H=64 fp32|^serial.*fp32|^solver gru.*fp32|^kernel fas.*fp32",
+        "LPGPU_ONLY": "^smoke gru forward H=64 fp32|^serial.*fp32|^solver gru.*fp32|^kernel fas.*fp32|^trained"
+        "|^profile (ncu|memcheck)",
         "LPGPU_COMMIT": "straw",
     }
-    done = subprocess.run(command, cwd=ROOT, env=environment | only, capture_output=True, text=True, timeout=150)
-    assert time.monotonic() - began < 110
+    done = subprocess.run(command, cwd=ROOT, env=environment | only, capture_output=True, text=True, timeout=200)
+    assert time.monotonic() - began < 170
     assert done.returncode == 0, done.stdout + done.stderr
     about = json.loads((results / "about.json").read_text())
     assert about["nvidia-smi"] == "NVIDIA H100 of straw, 580.0" and about["torch"] and about["rehearsal"]
@@ -84,14 +95,44 @@ def test_it_measures_on_a_bare_machine(bare: Path, environment: dict[str, str], 
         "check": "right",
         "serial": "cuDNN / ours",
         "solver": "depth",
+        "trained": "at the start",
+        "profile": "summary",
         "kernels": "times",
     }.items():
         found = rows_of(results / f"{stage}.jsonl")
         assert any(key in row for row in found), (stage, found)
         assert all(row["rehearsal"] for row in found)
+    trained = rows_of(results / "trained.jsonl")
+    assert trained[0]["trained steps"] == 3 and trained[-1]["soonest within"] == 1e-2
+    profiled, watched = rows_of(results / "profile.jsonl")
+    assert profiled["kernel"] == "gru_sweep" and profiled["duration"] == "1200"
+    assert "0 errors" in watched["summary"] and len(watched["kernels"]) == 5
     assert rows_of(results / "tests.jsonl")[-1]["item"] == "pytest"
     files = [path for path in results.rglob("*") if path.is_file()]
-    assert len(files) <= 8 and all(path.stat().st_size < 2**24 for path in files)
+    assert len(files) <= 10 and all(path.stat().st_size < 2**24 for path in files)
+
+
+def test_tools_that_are_missing_or_fail_are_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    import gpu_profile  # pyright: ignore[reportMissingImports]
+
+    monkeypatch.setattr(gpu_profile, "FOLDERS", [])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    items = gpu_profile.items(check=False)
+    assert [next(items[name]()) for name in ("profile ncu", "profile racecheck")] == [
+        {"left out": "ncu is not installed"},
+        {"left out": "compute-sanitizer is not installed"},
+    ]
+    for name, script in (("ncu", "echo ERR_NVGPUCTRPERM; exit 1"), ("compute-sanitizer", "echo a race; exit 9")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    assert [*items["profile ncu"]()] == [{"left out": "this user may not read the GPU's counters (ERR_NVGPUCTRPERM)"}]
+    [row] = items["profile racecheck"]()
+    assert "exit status 9: a race" in row["failed"]
+    (tmp_path / "compute-sanitizer").write_text("#!/bin/sh\nwhile true; do :; done\n")
+    monkeypatch.setattr(gpu_profile, "SECONDS", 0.5)
+    [row] = items["profile memcheck"]()
+    assert "no end within" in row["left out"]
 
 
 def test_no_driver_says_so(tmp_path: Path) -> None:
