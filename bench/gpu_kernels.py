@@ -1,11 +1,13 @@
 """The microbenchmarks of bench/kernels.py as items of `bench/gpu.py`, in turn over the operations."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import zip_longest
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from gpu_timing import DEVICE, REHEARSING, same_precision
@@ -15,6 +17,7 @@ from kernel_rows import measure
 from machine import H100, this_machine
 
 from lpgpu.kernels.cuda import choice
+from lpgpu.kernels.implicit_gru import tiles as gru_tiles
 
 Item = Callable[[], Iterator[dict[str, Any]]]
 
@@ -52,9 +55,24 @@ def _measure(case: Case) -> Iterator[dict[str, Any]]:
     yield asdict(row) | {"percent": row.percent, "precision": precision} | wrong
 
 
+def _one_stage(run: Callable[[Case], Iterator[dict[str, Any]]], case: Case) -> Iterator[dict[str, Any]]:
+    """With one stage instead of two: nothing is loaded ahead, but two blocks fit on a multiprocessor."""
+    tile = gru_tiles.tile
+
+    def with_one_stage(*arguments: Any, **options: Any) -> gru_tiles.Tile:
+        return replace(tile(*arguments, **options), num_stages=1)
+
+    with patch.object(gru_tiles, "tile", with_one_stage):
+        for row in run(case):
+            yield row | {"stages": 1}
+
+
 def items(*, check: bool) -> dict[str, Item]:
-    """A check or a measurement of every case."""
-    return {
-        f"kernel {case.name}": partial(_check if check else _measure, case)
-        for case in in_turn(cases(DEVICE, quick=REHEARSING))
+    """A check or a measurement of every case; first the adjoint sweep of many rows as it could be launched instead."""
+    run, chosen = _check if check else _measure, in_turn(cases(DEVICE, quick=REHEARSING))
+    found: dict[str, Item] = {
+        f"kernel {case.name} one stage": partial(_one_stage, run, case)
+        for case in chosen
+        if re.match(r"gru-adjoint-sweep H=(100|128) rows=(4096|16384) steps=\d+ bf16", case.name)
     }
+    return found | {f"kernel {case.name}": partial(run, case) for case in chosen}

@@ -72,6 +72,10 @@ def _resident() -> Iterator[Configuration]:
                     shape = {"PADDED": chosen.columns, "ROWS": chosen.rows}
                     absent = () if full else _TERMS
                     yield _specialised(kernel, name, (width, dtype, precision), chosen, shape, absent, archs)
+                    if (width, dtype, kind) == (128, _BF16, "adjoint"):  # two of them fit on a multiprocessor
+                        one = replace(chosen, num_stages=1)
+                        case = width, dtype, precision
+                        yield _specialised(kernel, f"{name}, one stage", case, one, shape, absent, archs)
 
 
 def _tiled() -> Iterator[Configuration]:

@@ -9,12 +9,14 @@ from torch import Tensor
 
 from lpgpu.kernels.devices import arch_of
 from lpgpu.kernels.dispatch import reasons
-from lpgpu.kernels.implicit_gru import cuda_march, plans, tiles
+from lpgpu.kernels.implicit_gru import cuda_march, plans, reference, tiles
 from lpgpu.kernels.implicit_gru.reference import Cell, Coefficients
 from lpgpu.kernels.implicit_gru.tiles import Kind, Tile
 from lpgpu.kernels.launch import launch
 from lpgpu.kernels.precision import dot_precision
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
+
+_BY_LIBRARY = "PyTorch's product, sooner than a tiled kernel for as wide states and as many rows"
 
 Taken = tuple[Tensor | None, Tensor | None, Tensor | None]
 """Where the coefficients a, c and c_n go, contiguous, where they are taken."""
@@ -80,6 +82,9 @@ def adjoint_sweep(lam: Tensor, at: Coefficients, w: Tensor, sweep: Sweep, terms:
     reasons["implicit_gru.adjoint_sweep"] = _reason(tile, plan)
     if plan:
         return cuda_march.adjoint_sweep(lam, at, w, sweep, terms, plan)
+    if terms.products is None and _library_is_sooner(lam, tile, _rows(lam, sweep, terms)):
+        reasons["implicit_gru.adjoint_sweep"] = f"fused: {_BY_LIBRARY}"
+        return reference.adjoint_sweep(lam, at, w, sweep, terms)
     if tile.kind == "resident":
         first, source, target = sweep.starts
         here = terms.of(slice(first, None), slice(target, None)).tensors()
@@ -103,8 +108,11 @@ def adjoint_sweep_recomputed(lam: Tensor, h: Tensor, x: Tensor, cell: Cell, swee
 
 
 def vjp(lam: Tensor, at: Coefficients, w: Tensor, out: Tensor) -> None:
-    """In one launch for all steps."""
+    """In one launch for all steps, but where PyTorch's product is sooner."""
     tile = tile_of(lam, "adjoint", 1, lam.shape[0] * lam.shape[1])
+    if _library_is_sooner(lam, tile, lam.shape[0] * lam.shape[1]):
+        reasons["implicit_gru.vjp"] = f"fused: {_BY_LIBRARY}"
+        return reference.vjp(lam, at, w, out)
     operands = (lam, out, at.a, at.c, w, None, None, None, None)
     launch(plans.adjoint_step, operands, (tile, False, dot_precision(lam.dtype)))
 
@@ -120,6 +128,10 @@ def gate_gradients(lam: Tensor, at: Coefficients) -> tuple[Tensor, Tensor]:
     by_x, by_q = lam.new_empty(steps, batch, 3 * width), lam.new_empty(steps, batch, width)
     launch(plans.gate_gradients, (lam, at.c, at.c_n, by_x, by_q))
     return by_x, by_q
+
+
+def _library_is_sooner(lam: Tensor, tile: Tile, num_rows: int) -> bool:
+    return tiles.library_is_sooner(tile, lam.shape[-1], lam.dtype, dot_precision(lam.dtype), num_rows)
 
 
 def _reason(tile: Tile, plan: cuda_march.Plan | None) -> str:

@@ -90,6 +90,21 @@ def tile(
     return _tiled(arithmetic, narrow, arch, num_rows, f"W would take {shared} of {available} bytes of shared memory")
 
 
+LIBRARY = {"16-bit": ((512, 4096), (1000, 256)), "tf32x3": ((256, 4096), (1000, 256))}
+"""Arithmetic → (least width, least rows) from which an H100 took longer for the tiled adjoint than PyTorch's operators.
+
+By a third to two thirds (bench/results/h100*/kernels.jsonl); measured in bf16, and in fp32 as three TF32 products.
+"""
+
+
+def library_is_sooner(chosen: Tile, width: int, dtype: torch.dtype, precision: Precision, num_rows: int) -> bool:
+    """Whether a step of the adjoint takes PyTorch's product, of all gates at once, instead of a tiled kernel."""
+    if chosen.kind != "tiled" or dtype == torch.float16 or (dtype == torch.float32 and precision == "bf16"):
+        return False
+    least = LIBRARY.get(_arithmetic(dtype, precision), ())
+    return any(width >= least_width and num_rows >= least_rows for least_width, least_rows in least)
+
+
 def shared_bytes(
     padded: int, dtype: torch.dtype, *, precision: Precision, kind: Kind, stages: int, extra_tiles: int
 ) -> int:
