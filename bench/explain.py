@@ -1,6 +1,6 @@
 """What bounds each fused kernel: a model of one pass of its innermost loop, beside what was measured.
 
-    python bench/explain.py [--machine H100] [--measured kernels.jsonl] [--only gru-sweep,fas] [--quick]
+    python bench/explain.py [--machine H100] [--measured kernels.jsonl] [--cuda cuda.jsonl] [--only gru-sweep,fas]
 
 Of the programs that share a multiprocessor, in cycles of one pass (a step of a resident sweep, a block of the summed
 dimension of a tiled product), from the machine code of the compiled kernel:
@@ -14,7 +14,8 @@ dimension of a tiled product), from the machine code of the compiled kernel:
 
 All of them side by side take the longest one's time, one after the other their sum; a launch in a CUDA graph adds
 about 3 µs (measured on an H100). Resident sweeps measured there took about the sum. What takes much longer is bound by
-what is not in the model, such as loads that miss the caches.
+what is not in the model, such as loads that miss the caches. Kernels in CUDA C++ have a model and a table of their own
+(bench/explain_cuda.py).
 """
 
 import argparse
@@ -22,7 +23,10 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import explain_cuda
+from cuda_kernels import cases as cuda_cases
 from instructions import of_configuration
 from kernel_case import Case
 from kernel_cases import cases
@@ -114,26 +118,45 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="what bounds each fused kernel")
     parser.add_argument("--machine", choices=[m.name for m in MACHINES], default="H100", help="[%(default)s]")
     parser.add_argument("--measured", type=Path, help="kernels.jsonl of `make gpu`, to print beside")
+    parser.add_argument("--cuda", type=Path, help="cuda.jsonl of `make gpu`, to print beside kernels in CUDA C++")
     parser.add_argument("--only", help="operations, separated by commas [all]")
     parser.add_argument("--quick", action="store_true", help="few shapes")
     arguments = parser.parse_args()
-    chosen = cases("cpu", quick=arguments.quick)
-    wanted = set(arguments.only.split(",")) if arguments.only else {case.operation for case in chosen}
-    if unknown := wanted - {case.operation for case in chosen}:
+    chosen, in_cuda = cases("cpu", quick=arguments.quick), cuda_cases(quick=arguments.quick)
+    known = {case.operation for case in (*chosen, *in_cuda)}
+    wanted = set(arguments.only.split(",")) if arguments.only else known
+    if unknown := wanted - known:
         parser.error(f"unknown operations {sorted(unknown)}")
     machine = next(m for m in MACHINES if m.name == arguments.machine)
-    rows = [json.loads(line) for line in arguments.measured.read_text().splitlines()] if arguments.measured else []
-    measured = {row["name"]: row["times"]["p50"] for row in rows if row.get("times")}
-    print(f"\nA model of one {machine.name}; measured: {arguments.measured or 'nothing'}\n")
-    print(
-        "| case | measured µs | side by side – one after the other µs | most cycles | cycles of a pass |\n"
-        + "|---" * 5
-        + "|"
-    )
+    measured = {row["name"]: row["times"]["p50"] for row in _rows(arguments.measured) if row.get("times")}
+    files = ", ".join(str(file) for file in (arguments.measured, arguments.cuda) if file) or "nothing"
+    print(f"\nA model of one {machine.name}; measured: {files}")
+    _heading("side by side – one after the other µs")
     for case in (each for each in chosen if each.operation in wanted):
-        found = explained(case, machine)
-        seconds = f"{1e6 * measured[case.name]:.1f}" if case.name in measured else ""
-        print(f"| {case.name} | {seconds} | {found.cells()} |", flush=True)
+        _row(case.name, measured.get(case.name), explained(case, machine).cells())
+    in_cuda = [case for case in in_cuda if case.operation in wanted]
+    soonest: dict[str, float] = {}
+    for row in _rows(arguments.cuda):
+        if "seconds" in row:
+            soonest[row["case"]] = min(row["seconds"]["p50"], soonest.get(row["case"], math.inf))
+    if in_cuda:
+        print("\nIn CUDA C++; of a march the best plan")
+        _heading("µs")
+    for case in in_cuda:
+        if of_case := explain_cuda.explained(case, machine):
+            _row(case.name, soonest.get(case.name), of_case.cells())
+
+
+def _rows(file: Path | None) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file else []
+
+
+def _heading(model: str) -> None:
+    print(f"\n| case | measured µs | {model} | most cycles | cycles of a pass |\n" + "|---" * 5 + "|")
+
+
+def _row(name: str, seconds: float | None, cells: str) -> None:
+    print(f"| {name} | {'' if seconds is None else f'{1e6 * seconds:.1f}'} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":

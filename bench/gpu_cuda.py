@@ -7,9 +7,12 @@ from typing import Any
 
 import torch
 from cuda_kernels import Case, cases, prepare, rows_of
+from explain_cuda import explained, march
 from gpu_timing import REHEARSING, same_precision
+from machine import this_machine
 
 from lpgpu.kernels.cuda import modules
+from lpgpu.kernels.implicit_gru.cuda_march import Plan
 
 Item = Callable[[], Iterator[dict[str, Any]]]
 
@@ -34,8 +37,16 @@ def _measure(case: Case) -> Iterator[dict[str, Any]]:
     precision = same_precision()
     prepare()
     for row in rows_of(case, check=False):
+        if "seconds" in row:
+            row["model"] = _model(case, row.get("plan"))
         wrong = {"failed": f"relative error {row['error']:.1e}, or other bits: no time"} if "wrong" in row else {}
         yield row | {"precision": precision} | wrong
+
+
+def _model(case: Any, plan: dict[str, Any] | None) -> float | None:
+    """Seconds that bench/explain_cuda.py expects."""
+    found = march(case, Plan(**plan), this_machine()) if plan else explained(case, this_machine())
+    return found.seconds if found else None
 
 
 def items(*, check: bool) -> dict[str, Item]:

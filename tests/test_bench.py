@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -116,3 +117,33 @@ def test_explanations_bracket_and_stand_beside_what_was_measured(tmp_path: Path)
         assert 0 < least <= greatest and most in cycles
     serial = next(line for line in table if line[0].endswith("steps=256 bf16"))
     assert serial[1] == "566.2" and serial[4].startswith("256 × ") and "special" in serial[4]
+
+
+def test_the_model_of_cuda_kernels_agrees_with_what_an_h100_measured() -> None:
+    """Of every march in a grid and every scan within a factor of 2.2, and by a geometric mean of 1.35."""
+    import explain_cuda  # pyright: ignore[reportMissingImports]
+    from cuda_kernels import cases  # pyright: ignore[reportMissingImports]
+    from machine import H100  # pyright: ignore[reportMissingImports]
+
+    from lpgpu.kernels.implicit_gru.cuda_march import Plan
+
+    by_name, off = {case.name: case for case in cases(quick=False)}, []
+    for line in (BENCH / "results" / "h100-graphs" / "cuda.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if "seconds" not in row or row.get("plan", {}).get("in_clusters"):
+            continue
+        case, plan = by_name[row["case"]], row.get("plan")
+        model = explain_cuda.march(case, Plan(**plan), H100) if plan else explain_cuda.explained(case, H100)
+        off.append(abs(math.log(model.seconds / row["seconds"]["p50"])))
+    assert len(off) == 135 and max(off) < math.log(2.2) and sum(off) / len(off) < math.log(1.35)
+
+
+def test_kernels_in_cuda_are_explained() -> None:
+    results = BENCH / "results" / "h100-graphs" / "cuda.jsonl"
+    done = run("bench/explain.py", "--quick", "--only", "gru-forward,conv-forward,affine-scan", "--cuda", str(results))
+    assert done.returncode == 0, done.stderr
+    table = {row[0]: row[1:] for row in (line.split(" | ") for line in done.stdout.splitlines()) if len(row) == 5}
+    measured, _, _, cycles = table["| gru-forward H=512 batch=16 steps=256 bf16"]
+    assert measured == "395.1" and cycles.startswith("256 × (trip 1000")
+    measured, model, most, _ = table["| conv-forward C=8 28x28 images=50 intervals=1 steps=64 bfloat16"]
+    assert measured == "" and float(model) > 0 and most in ("shared", "issue")
