@@ -114,13 +114,16 @@ def function(name: str, kernel: str, device: torch.device, *, cooperative: bool)
     return loaded
 
 
-@cache
 def resident_blocks(loaded: Any, threads: int, shared_bytes: int, device: torch.device) -> int:
     """How many blocks of a kernel the device holds at once. (CuPy shrinks a larger cooperative grid without a word.)"""
+    return _resident_blocks(loaded.kernel.ptr, threads, shared_bytes, device)
+
+
+@cache
+def _resident_blocks(pointer: int, threads: int, shared_bytes: int, device: torch.device) -> int:
     from cupy.cuda import driver
 
-    of_one = driver.occupancyMaxActiveBlocksPerMultiprocessor(loaded.kernel.ptr, threads, shared_bytes)
-    return of_one * multiprocessors_of(device)
+    return driver.occupancyMaxActiveBlocksPerMultiprocessor(pointer, threads, shared_bytes) * multiprocessors_of(device)
 
 
 def launch(

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -200,3 +201,16 @@ def test_scans_are_chosen_where_they_were_sooner() -> None:
             assert least is None or row["seconds"]["p50"] <= row["Triton"] * least / steps
     assert not cuda_scan.is_measured(2048, 1, 4096, torch.float32, False, **H100)
     assert not cuda_scan.is_measured(2048, 1, 4096, torch.float32, True, arch=80, multiprocessors=108)
+
+
+def test_blocks_of_all_multiprocessors_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By CuPy's driver, asked once for a kernel and its sizes."""
+    asked: list[tuple[int, int, int]] = []
+    driver = SimpleNamespace(occupancyMaxActiveBlocksPerMultiprocessor=lambda *sizes: asked.append(sizes) or 2)
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=SimpleNamespace(driver=driver)))
+    monkeypatch.setitem(sys.modules, "cupy.cuda", SimpleNamespace(driver=driver))
+    monkeypatch.setattr(modules, "multiprocessors_of", lambda _: 132)
+    loaded = SimpleNamespace(kernel=SimpleNamespace(ptr=4711))
+    for _ in range(2):
+        assert modules.resident_blocks(loaded, 256, 10_000, torch.device("cuda", 0)) == 264
+    assert asked == [(4711, 256, 10_000)]
