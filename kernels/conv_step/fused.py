@@ -9,6 +9,7 @@ from lpgpu.kernels.activations import activation_named
 from lpgpu.kernels.conv_step import cuda_sweep, tiles
 from lpgpu.kernels.conv_step.layers import Filter, Saved
 from lpgpu.kernels.conv_step.triton_kernels import conv_gradient_kernel, conv_step_kernel
+from lpgpu.kernels.dispatch import reasons
 from lpgpu.kernels.launch import Launch, Operands, launch
 from lpgpu.kernels.layout import aligned_layer_strides, empty_ordered_like, ordered_like
 from lpgpu.kernels.precision import dot_precision
@@ -23,6 +24,7 @@ def sweep(
     """In one launch per step and convolution, over all intervals; or, where that is asked for, in one for all."""
     terms = _ordered(u, terms)
     if plan := cuda_sweep.plan_of("forward", u, filters, activation, sweep, terms):
+        reasons["conv_step.sweep"] = "fused: in CUDA C++, one launch"
         return cuda_sweep.sweep("forward", u, filters, dt, activation, sweep, terms, plan)
     scratch = _scratch(u, sweep.num_intervals, len(filters))
     for step in sweep.marched():
@@ -37,6 +39,7 @@ def adjoint_sweep(
     """In one launch per step and convolution, over all intervals; or, where that is asked for, in one for all."""
     terms, ordered = _ordered(lam, terms), [ordered_like(each, lam) for each in saved.stacked()]
     if plan := cuda_sweep.plan_of("adjoint", lam, filters, activation, sweep, terms, ordered):
+        reasons["conv_step.adjoint_sweep"] = "fused: in CUDA C++, one launch"
         return cuda_sweep.sweep("adjoint", lam, filters, dt, activation, sweep, terms, plan, ordered)
     scratch = _scratch(lam, sweep.num_intervals, len(filters))
     for step in sweep.marched():

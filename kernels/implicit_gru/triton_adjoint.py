@@ -75,7 +75,7 @@ def gru_adjoint_sweep(
             if delta is not None:
                 diagonal += delta_k
             total *= tl.where(active, diagonal, 1)
-        lam_next = transposed(a_k * lam, c_r * lam, c_z * lam, c_q * lam, w_r, w_z, w_n, False, DOT, PRECISION)
+        lam_next = transposed(a_k * lam, c_r, c_z, c_q, lam, w_r, w_z, w_n, False, DOT, PRECISION)
         if delta is not None:
             lam_next += delta_k * (lam - loaded(after(anchors, k, anchors_layer, ALIGNED), anchors_offsets, mask, lam))
         if g is not None:
@@ -144,7 +144,7 @@ def gru_adjoint_recomputed(
             if delta is not None:
                 diagonal += delta_k
             total *= tl.where(active, diagonal, 1)
-        lam_next = transposed(a * lam, c_r * lam, c_z * lam, c_q * lam, w_r, w_z, w_n, False, DOT, PRECISION)
+        lam_next = transposed(a * lam, c_r, c_z, c_q, lam, w_r, w_z, w_n, False, DOT, PRECISION)
         if delta is not None:
             lam_next += delta_k * (lam - loaded(after(anchors, k, anchors_layer, ALIGNED), anchors_offsets, mask, lam))
         if g is not None:
@@ -191,7 +191,7 @@ def gru_adjoint_tiled(
         w_r = tl.load(w_block, mask=w_mask, other=0)
         w_z = tl.load(w_block + gate, mask=w_mask, other=0)
         w_n = tl.load(w_block + 2 * gate, mask=w_mask, other=0)
-        lam_next = transposed(lam_next, c_r * v, c_z * v, c_q * v, w_r, w_z, w_n, True, DOT, PRECISION)
+        lam_next = transposed(lam_next, c_r, c_z, c_q, v, w_r, w_z, w_n, True, DOT, PRECISION)
 
     mask = swept & columns
     state = loaded(lam_rows, units[None, :], mask, lam_next)

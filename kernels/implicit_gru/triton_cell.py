@@ -70,27 +70,24 @@ def scaled(v_r, v_z, v_q):
 
 
 @triton.jit
-def transposed(y, v_r, v_z, v_q, w_r, w_z, w_n, CHAINED: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr):
-    """y + Wᵀ v of the three gates. CHAINED: summed up in the matrix unit.
+def transposed(y, c_r, c_z, c_q, lam, w_r, w_z, w_n, CHAINED: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr):
+    """y + Wᵀ (c ⊙ λ), all gates. CHAINED: summed up in the matrix unit.
 
-    v = c ⊙ λ has no bound: as an fp16 operand each row is scaled by a power of two, so that none becomes ∞ or 0.
+    c ⊙ λ has no bound: as an fp16 operand each row is scaled by a power of two, so that none becomes ∞ or 0.
     """
     if DOT == tl.float16:  # noqa: SIM300
-        up, down = scaled(v_r, v_z, v_q)  # pyright: ignore[reportGeneralTypeIssues]
-        v_r *= up
-        v_z *= up
-        v_q *= up
-        products = added(tl.zeros_like(y), v_r, w_r, DOT, PRECISION)
-        products = added(products, v_z, w_z, DOT, PRECISION)
-        y += down * added(products, v_q, w_n, DOT, PRECISION)
+        up, down = scaled(c_r * lam, c_z * lam, c_q * lam)  # pyright: ignore[reportGeneralTypeIssues]
+        products = added(tl.zeros_like(y), c_r * lam * up, w_r, DOT, PRECISION)
+        products = added(products, c_z * lam * up, w_z, DOT, PRECISION)
+        y += down * added(products, c_q * lam * up, w_n, DOT, PRECISION)
     elif CHAINED:
-        y = added(y, v_r, w_r, DOT, PRECISION)
-        y = added(y, v_z, w_z, DOT, PRECISION)
-        y = added(y, v_q, w_n, DOT, PRECISION)
+        y = added(y, c_r * lam, w_r, DOT, PRECISION)
+        y = added(y, c_z * lam, w_z, DOT, PRECISION)
+        y = added(y, c_q * lam, w_n, DOT, PRECISION)
     else:
-        y += product(v_r, w_r, DOT, PRECISION)
-        y += product(v_z, w_z, DOT, PRECISION)
-        y += product(v_q, w_n, DOT, PRECISION)
+        y += product(c_r * lam, w_r, DOT, PRECISION)
+        y += product(c_z * lam, w_z, DOT, PRECISION)
+        y += product(c_q * lam, w_n, DOT, PRECISION)
     return y
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lpgpu.kernels import dispatch
 from lpgpu.kernels.conv_step import cuda_sweep
 from lpgpu.kernels.conv_step.cuda_sweep import ACTIVATIONS, CHANNELS, shared_bytes
-from lpgpu.kernels.conv_step.layers import Filter
+from lpgpu.kernels.conv_step.layers import Filter, Saved
 from lpgpu.kernels.cuda import choice, modules
 from lpgpu.kernels.devices import shared_limit
 from lpgpu.kernels.dispatch import KernelFallbackWarning
@@ -180,6 +180,25 @@ def test_sweeps_are_launched_where_they_are_asked_for(device: dict[str, Any]) ->
         device["blocks"] = 0
         with pytest.warns(KernelFallbackWarning, match="no multiprocessor holds a block of conv_forward_bf16_bf16_c8"):
             assert planned(u) is None
+
+
+@pytest.mark.parametrize("kind", ["forward", "adjoint"])
+@pytest.mark.skipif(not dispatch.has_triton(), reason="triton is not installed")
+def test_a_sweep_with_a_plan_is_one_launch(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lpgpu.kernels.conv_step import fused
+
+    plan, swept = cuda_sweep.Plan("bf16", 8, 0), []
+    monkeypatch.setattr(cuda_sweep, "plan_of", lambda *_: plan)
+    monkeypatch.setattr(cuda_sweep, "sweep", lambda *arguments: swept.append(arguments))
+    u, filters = torch.zeros(5, 2, 8, 6, 6, dtype=torch.bfloat16), filters_of(4, 8)
+    if kind == "forward":
+        fused.sweep(u, filters, 0.3, "tanh", Sweep(4, 0, 4, 4), NO_TERMS)
+        reason = dispatch.reasons["conv_step.sweep"]
+    else:
+        fused.adjoint_sweep(u, Saved([u[1:]] * 2), filters, 0.3, "tanh", Sweep(4, 3, 4, 4, reverse=True), NO_TERMS)
+        reason = dispatch.reasons["conv_step.adjoint_sweep"]
+        assert len(swept[0][-1]) == 2
+    assert swept[0][0] == kind and plan in swept[0] and reason == "fused: in CUDA C++, one launch"
 
 
 def test_a_launch_says_where_everything_is(device: dict[str, Any]) -> None:
