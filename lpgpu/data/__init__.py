@@ -1,9 +1,11 @@
 """Data sets, one file each; every loader returns a `Dataset`."""
 
+from lpgpu.data.adding import load_adding
 from lpgpu.data.dataset import Dataset
 from lpgpu.data.digits import load_digits
 from lpgpu.data.errors import DataError
 from lpgpu.data.indian_pines import load_indian_pines
+from lpgpu.data.lorenz import load_lorenz
 from lpgpu.data.mnist import FASHION_MNIST, MNIST, Source, load_mnist
 from lpgpu.data.peaks import load_peaks
 from lpgpu.data.seq_digits import load_seq_digits
@@ -16,8 +18,10 @@ __all__ = [
     "DataError",
     "Dataset",
     "Source",
+    "load_adding",
     "load_digits",
     "load_indian_pines",
+    "load_lorenz",
     "load_mnist",
     "load_peaks",
     "load_seq_digits",

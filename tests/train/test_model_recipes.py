@@ -1,4 +1,4 @@
-"""The recipes of transformers and of sequential MNIST: tiny runs to the end."""
+"""The recipes of transformers, of stages and of long sequences: tiny runs to the end."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 
 from lpgpu.data import Dataset
 from lpgpu.train import find_recipe, train
-from lpgpu.train.recipes import seq_mnist
+from lpgpu.train.recipes import resnet_fashion, seq_mnist
 from tests.train.helpers import tiny_run
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -43,3 +43,44 @@ def test_sequential_mnist(monkeypatch: pytest.MonkeyPatch, permuted: bool) -> No
     assert torch.equal(data.train_inputs[0, :, 0], torch.arange(784.0)) is not permuted
     assert torch.equal(data.train_inputs[0, :, 0].sort().values, torch.arange(784.0))
     assert problem.network(data.train_inputs[:2]).shape == (2, 10)
+
+
+@pytest.mark.parametrize("recipe", ["adding", "lorenz"])
+def test_generated_sequences_train(tmp_path: Path, recipe: str) -> None:
+    """Of a length that is no multiple of the interval's."""
+    run = tiny_run(tmp_path / "run", recipe, steps=21, sequences=40, batch_size=20, epochs=1, coarsening=4)
+    summary = train(run)
+    assert 0 <= summary["test_accuracy"] <= 1 and 0 <= summary["test_accuracy_serial"] <= 1
+    assert 0 <= summary["forward_reduction"] < 1
+
+
+@pytest.mark.parametrize("recipe", ["adding", "lorenz"])
+def test_sequences_are_as_long_and_as_many_as_asked_for(recipe: str) -> None:
+    made = find_recipe(recipe)
+    data = made.build(replace(made.defaults, steps=33, sequences=40, seed=3)).dataset
+    assert data.train_inputs.shape[:2] == (40, 33) and len(data.test_inputs) == {"adding": 4, "lorenz": 10}[recipe]
+    assert not torch.equal(
+        data.train_inputs, made.build(replace(made.defaults, steps=33, sequences=40)).dataset.train_inputs
+    )
+
+
+def test_stages_train_with_batch_norm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each stage is a part that is solved; running statistics move, and come back with the checkpoint."""
+    pictures = torch.randn(40, 1, 28, 28)
+    dataset = Dataset(
+        train_inputs=pictures,
+        train_labels=torch.arange(40) % 10,
+        test_inputs=pictures[:10],
+        test_labels=torch.arange(10),
+        classes=10,
+    )
+    monkeypatch.setattr(resnet_fashion, "_images", lambda data_dir: dataset)
+    run = tiny_run(tmp_path / "run", "resnet-fashion", layers=4, coarsening=2, epochs=1, batch_size=20)
+    summary = train(run)
+    assert 0 <= summary["test_accuracy"] <= 1 and 0 <= summary["forward_reduction"] < 1
+    kept = torch.load(run.checkpoint, weights_only=True)["network"]
+    assert [tuple(kept[f"stages.{s}.layers.first.2.weight"].shape) for s in range(3)] == [
+        (4, width, width, 3, 3) for width in (2, 4, 8)
+    ]
+    assert kept["stages.2.layers.second.0.num_batches_tracked"].tolist() == [2] * 4
+    assert kept["stages.2.layers.second.0.running_mean"].abs().min() > 0

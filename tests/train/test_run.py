@@ -76,7 +76,8 @@ def test_run_of_a_gpu_continues_on_a_cpu(tmp_path: Path):
 
 def test_unknown_recipe_lists_those_there_are():
     names = (
-        "char-lm, digits, fashion-mnist, hmdb51, indian-pines, mnist, peaks, seq-digits, seq-mnist, uci-har, vit-digits"
+        "adding, char-lm, digits, fashion-mnist, hmdb51, indian-pines, lorenz, mnist, peaks, resnet-fashion, "
+        "seq-digits, seq-mnist, uci-har, vit-digits"
     )
     with pytest.raises(InputError, match=f"there is no recipe 'cifar'; expected one of {names}"):
         find_recipe("cifar")

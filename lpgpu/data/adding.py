@@ -1,0 +1,47 @@
+"""The adding problem (Hochreiter & Schmidhuber 1997, section 5.4): what do the two marked numbers of a sequence add to?
+
+Inputs are pairs: a number that is uniform in [0, 1], and a mark, which is 1 at one step of the first half, at one step
+of the second half, and 0 elsewhere. The published target is the sum s of the two marked numbers; here it is the band in
+which s lies, of `CLASSES` bands that are equally likely, so that guessing is right once in four.
+"""
+
+import torch
+from torch import Tensor
+
+from lpgpu.data.dataset import Dataset
+
+CLASSES = 4
+EDGES = (0.5**0.5, 1.0, 2 - 0.5**0.5)
+"""The quartiles of the sum of two uniform numbers, whose distribution function is s²/2 up to 1."""
+
+
+def load_adding(steps: int, *, train_sequences: int = 5000, test_sequences: int = 1000, seed: int = 0) -> Dataset:
+    """Sequences, float32 `[n, steps, 2]`, and the bands 0 … 3 of their sums. Each seed draws others.
+
+    Raises:
+        ValueError: for fewer than 2 steps, or no sequences.
+    """
+    if steps < 2:
+        raise ValueError(f"steps is {steps}; expected at least 2, one for each mark")
+    if min(train_sequences, test_sequences) < 1:
+        raise ValueError(f"there are {train_sequences} and {test_sequences} sequences; expected at least one of each")
+    generator = torch.Generator().manual_seed(seed)
+    train_inputs, train_labels = _drawn(train_sequences, steps, generator)
+    test_inputs, test_labels = _drawn(test_sequences, steps, generator)
+    return Dataset(
+        train_inputs=train_inputs,
+        train_labels=train_labels,
+        test_inputs=test_inputs,
+        test_labels=test_labels,
+        classes=CLASSES,
+    )
+
+
+def _drawn(count: int, steps: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    x, half, rows = torch.zeros(count, steps, 2), steps // 2, torch.arange(count)
+    x[..., 0] = torch.rand(count, steps, generator=generator)
+    first = torch.randint(half, (count,), generator=generator)
+    second = half + torch.randint(steps - half, (count,), generator=generator)
+    x[rows, first, 1] = x[rows, second, 1] = 1.0
+    total = x[rows, first, 0] + x[rows, second, 0]
+    return x, torch.bucketize(total, torch.tensor(EDGES))
