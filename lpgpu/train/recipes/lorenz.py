@@ -48,6 +48,7 @@ RECIPE = Recipe(
         levels=2,
         coarsening=4,
         coarse_operator="picard",
+        adjoint_iterations=2,
         threads=1,
     ),
     build=build,
