@@ -9,7 +9,9 @@ One batched step of Φ over k layers, and a message:
 
 `width` is how many layers a machine runs side by side for the price of one. A sweep of a level with n layers on the
 fullest rank is m − 1 such steps with k = ⌈n/m⌉; the coarsest level is walked by one rank after the other, with a hop
-between. Counts come from the same hierarchy that the solver uses.
+between. bench/model_solve.py has the coarse operators and cycles; counts come from the same hierarchy that the solver
+uses. How near a solve comes to the exact one is not modelled: the cycles of each series are those that
+docs/experiments/coarse_operators.md found on trained weights.
 
 Measured: a CPU core's `overhead` and `layer`, by least squares over solver settings on one process, in processor
 seconds; and what bench/scaling.py measured. Everything of GPUs is estimated (the
@@ -23,13 +25,15 @@ import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
-from model_machines import GPUS, Machine, Seconds, Work
+from model_machines import GPUS, SERIES, UNIT, Machine, Seconds, Series, Work
 from model_plot import draw
-from scaling import CASES, Case
+from model_solve import ModelledSolve
+from scaling import CASES, SOLVER, Case
 from scipy.optimize import nnls
 
 from lpgpu import GRU, MGRIT, LayerParallel
@@ -41,7 +45,7 @@ def modelled(work: Work, machine: Machine, solver: MGRIT, ranks: int) -> Seconds
     """One forward and backward on equal blocks."""
     total = busy = 0.0
     for adjoint, cycles in ((False, solver.iterations), (True, solver.adjoint_iterations)):
-        solve = _Solve(work, machine, solver, ranks, adjoint=adjoint)
+        solve = ModelledSolve(work, machine, solver, ranks, adjoint=adjoint)
         solve.run(cycles)
         # an allreduce of norms, and a broadcast of the end state, by trees
         collective = 2 * math.ceil(math.log2(ranks)) * solve.hop if ranks > 1 else 0.0
@@ -51,78 +55,26 @@ def modelled(work: Work, machine: Machine, solver: MGRIT, ranks: int) -> Seconds
     return Seconds(work.parts * (total + gradient), work.parts * (busy + gradient))
 
 
+def depth_of(work: Work, solver: MGRIT) -> int:
+    """Sequential depth, forward and adjoint, of one of the `work.parts` solves: as the solver would count it."""
+    solves = [ModelledSolve(work, UNIT, solver, 1, adjoint=adjoint) for adjoint in (False, True)]
+    for solve, cycles in zip(solves, (solver.iterations, solver.adjoint_iterations), strict=True):
+        solve.run(cycles)
+    return sum(solve.depth for solve in solves)
+
+
 def serial(work: Work, machine: Machine) -> float:
     """One layer after the other on one machine."""
     each = machine.step(1, adjoint=False) + machine.step(1, adjoint=True) + machine.gradient
     return work.parts * work.steps * each
 
 
-class _Solve:
-    """Adds up a solve, sweep by sweep."""
-
-    def __init__(self, work: Work, machine: Machine, solver: MGRIT, ranks: int, *, adjoint: bool) -> None:
-        self.machine = machine
-        self.solver = solver
-        self.adjoint = adjoint
-        self.ranks = ranks
-        self.grids = solver.hierarchy(work.steps).grids
-        self.hop = machine.latency + work.state_bytes / machine.bandwidth if ranks > 1 else 0.0
-        self.total = self.busy = 0.0
-
-    def run(self, cycles: int) -> None:
-        """The coarse initial guess, then so many V-cycles."""
-        for level in range(len(self.grids) - 1):
-            self._sweep(level)
-        self._coarsest()
-        for _ in range(cycles if len(self.grids) > 1 else 0):
-            self._cycle(0, entered=True)
-
-    def _cycle(self, level: int, *, entered: bool) -> None:
-        if level == len(self.grids) - 1:
-            return self._coarsest()
-        if not entered:
-            self._sweep(level)
-        if self.solver.relaxation_per_level[level] == "FCF":
-            self._steps(level, 1)
-            self._message(self._is_aligned(level))
-            self._sweep(level)
-        self._steps(level, 1)
-        self._steps(level, 1)  # Φ and Φ_c
-        self._message(not self._is_aligned(level))
-        self._cycle(level + 1, entered=False)
-        self._sweep(level)
-
-    def _sweep(self, level: int) -> None:
-        self._steps(level, self.grids[level].interval - 1)
-        self._message(not self._is_aligned(level))
-
-    def _steps(self, level: int, count: int) -> None:
-        grid = self.grids[level]
-        layers = math.ceil(grid.num_steps / self.ranks / grid.interval)
-        seconds = count * self.machine.step(layers, adjoint=self.adjoint)
-        self.total += seconds
-        self.busy += seconds
-
-    def _coarsest(self) -> None:
-        steps = self.grids[-1].num_steps
-        each = self.machine.step(1, adjoint=self.adjoint)
-        self.total += steps * each + (min(steps, self.ranks) - 1) * self.hop
-        self.busy += math.ceil(steps / self.ranks) * each
-
-    def _message(self, due: bool) -> None:
-        self.total += self.hop if due else 0.0
-
-    def _is_aligned(self, level: int) -> bool:
-        """Whether ranks meet at C-points, so that F-sweeps need no message."""
-        grid = self.grids[level]
-        return grid.num_steps % (self.ranks * grid.interval) == 0
-
-
-def settings(iterations: int, adjoint_iterations: int) -> Iterator[MGRIT]:
-    """What the best is looked for among."""
-    for levels in (2, 3, 4, 5):
-        for m in (2, 4, 8, 16, 32):
-            yield MGRIT(levels=levels, coarsening=m, iterations=iterations, adjoint_iterations=adjoint_iterations)
+def settings(work: Work, series: Series) -> Iterator[MGRIT]:
+    """What the best is looked for among: levels and m, but for a linear operator, whose cycles depend on its m."""
+    grids = ((levels, m) for levels in (2, 3, 4, 5) for m in (2, 4, 8, 16, 32))
+    for levels, m in ((2, series.coarsening),) if series.coarsening else grids:
+        if 2 * m ** (levels - 1) <= work.steps:
+            yield MGRIT(levels=levels, coarsening=m, **series.options)
 
 
 def fitted(case: Case, repeats: int) -> Machine:
@@ -133,7 +85,7 @@ def fitted(case: Case, repeats: int) -> Machine:
         MGRIT(levels=2, coarsening=8, relaxation="F", iterations=3, adjoint_iterations=2),
         MGRIT(levels=3, coarsening=4, iterations=1, adjoint_iterations=2),
     ):
-        rows.append(_timed(case, solver, repeats))
+        rows.append(_timed(case, replace(solver, coarse_operator="rediscretised"), repeats))
     forward, backward, of_forward, of_backward = (np.array(column) for column in zip(*rows, strict=True))
     (overhead, layer, call), _ = nnls(of_forward, forward)
     (adjoint_overhead, adjoint_layer, gradient, adjoint_call), _ = nnls(of_backward, backward)
@@ -174,10 +126,10 @@ def check(rows: list[dict], repeats: int) -> list[dict]:
             continue
         machine = fitted(case, repeats)
         parts = int(case.name.startswith("gru-100")) + 1
-        work = Work(case.name, case.steps, 4 * math.prod(case.state), parts)
+        work = Work(case.name, case.steps, 4 * math.prod(case.state), parts, has_sources=case.name.startswith("gru"))
         for row in mine:
             hop = replace(machine, latency=row["hop"], bandwidth=math.inf)
-            seconds = modelled(work, hop, MGRIT(), row["ranks"])
+            seconds = modelled(work, hop, SOLVER, row["ranks"])
             found.append(
                 {
                     "case": case.name,
@@ -196,24 +148,23 @@ def projected() -> list[dict]:
     """The best setting for every number of GPUs: of a fixed network, and of an eighth of it on each of them."""
     found = []
     for base, machine in GPUS.items():
-        for kind in ("strong", "weak"):
-            for ranks in RANKS:
-                work = replace(base, steps=base.steps // 8 * ranks) if kind == "weak" else base
-                for iterations in ((1, 1), (2, 1)):
-                    best = min(settings(*iterations), key=lambda s, w=work, r=ranks: modelled(w, machine, s, r).total)
-                    found.append(
-                        {
-                            "work": base.name,
-                            "kind": kind,
-                            "ranks": ranks,
-                            "steps": work.steps,
-                            "iterations": iterations,
-                            "levels": best.levels,
-                            "coarsening": best.coarsening,
-                            "seconds": modelled(work, machine, best, ranks).total,
-                            "serial_seconds": serial(work, machine),
-                        }
-                    )
+        for kind, ranks, series in product(("strong", "weak"), RANKS, SERIES[base]):
+            work = replace(base, steps=base.steps // 8 * ranks) if kind == "weak" else base
+            best = min(settings(work, series), key=lambda s, w=work, r=ranks: modelled(w, machine, s, r).total)
+            found.append(
+                {
+                    "work": base.name,
+                    "kind": kind,
+                    "ranks": ranks,
+                    "steps": work.steps,
+                    "series": series.name,
+                    "levels": best.levels,
+                    "coarsening": best.coarsening,
+                    "depth": depth_of(work, best),
+                    "seconds": modelled(work, machine, best, ranks).total,
+                    "serial_seconds": serial(work, machine),
+                }
+            )
     return found
 
 
@@ -236,7 +187,7 @@ def main() -> None:
     for row in projections:
         print(
             f"{row['work']:26} {row['kind']:6} {row['ranks']:5} GPUs, {row['steps']:6} layers, "
-            f"{row['iterations'][0]}/{row['iterations'][1]}: {row['levels']} levels, m = {row['coarsening']:2}, "
+            f"{row['series']}: {row['levels']} levels, m = {row['coarsening']:2}, depth {row['depth']}, "
             f"{row['serial_seconds'] / row['seconds']:6.2f} times as fast as serial (modelled)"
         )
     if arguments.json:

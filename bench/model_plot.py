@@ -12,7 +12,7 @@ def draw(checked: list[dict], projections: list[dict], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, *scaling) = plt.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
+    figure, (left, *scaling) = plt.subplots(1, 3, figsize=(15, 5.2), layout="constrained")
     labels = [f"{row['case']}\n{row['ranks']} rank{'s' * (row['ranks'] > 1)}" for row in checked]
     places = np.arange(len(checked))
     left.bar(places - 0.2, [row["busy_measured"] for row in checked], 0.4, label="measured")
@@ -21,14 +21,19 @@ def draw(checked: list[dict], projections: list[dict], path: Path) -> None:
     left.set_xticklabels(labels, fontsize=6, rotation=90)
     left.legend()
     for axes, kind in zip(scaling, ("strong", "weak"), strict=True):
-        for name in dict.fromkeys(row["work"] for row in projections):
-            for iterations, style in (((1, 1), "-"), ((2, 1), "--")):
-                mine = [r for r in projections if (r["work"], r["kind"], r["iterations"]) == (name, kind, iterations)]
+        for name, color in zip(
+            dict.fromkeys(row["work"] for row in projections), ("tab:blue", "tab:orange"), strict=True
+        ):
+            of_work = [row for row in projections if (row["work"], row["kind"]) == (name, kind)]
+            for series, style in zip(dict.fromkeys(row["series"] for row in of_work), ("-", "--", ":"), strict=True):
+                mine = [row for row in of_work if row["series"] == series]
                 speedups = [row["serial_seconds"] / row["seconds"] for row in mine]
-                axes.plot([r["ranks"] for r in mine], speedups, style, label=f"{name}, {iterations[0]}/{iterations[1]}")
+                axes.plot([r["ranks"] for r in mine], speedups, style, color=color, label=f"{name}, {series}")
         axes.axhline(1, color="grey", linewidth=0.8)
-        axes.text(1, 0.85, "below: serial wins", fontsize=8, color="grey")
+        axes.text(1024, 0.95, "below: serial wins", fontsize=8, color="grey", ha="right", va="top")
         axes.set(title=f"GPUs, {kind} scaling: MODELLED from estimates", xscale="log", yscale="log")
         axes.set(xlabel="GPUs", ylabel="times as fast as serial on one")
-        axes.legend(fontsize=7)
+    figure.legend(
+        *scaling[0].get_legend_handles_labels(), loc="outside lower right", ncols=2, fontsize=8, frameon=False
+    )
     figure.savefig(path, dpi=150)

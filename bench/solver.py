@@ -1,10 +1,13 @@
 """Forward + backward by MGRIT against serial PyTorch: time, gradient error, work and memory, measured in one run.
 
-    python bench/solver.py [--cases dense-8x1024,conv-8x64] [--device cuda] [--quick] [--repeats 5] [--json FILE]
+    python bench/solver.py [--cases dense-8x1024,conv-8x64] [--device cuda] [--tries 40] [--repeats 5] [--json FILE]
 
-Serial PyTorch is autograd through an nn.Sequential of the same layers, or torch.nn.GRU. Times are medians; on a noisy
-machine only their ratio means something. The gradient error is ‖g − g_exact‖₂ / ‖g_exact‖₂ over all parameters, with
-g_exact by exact propagation of the same network. Memory is the peak of what the allocator handed out in the call.
+`lpgpu.tune` looks for the soonest solver: levels, m, relaxation, coarse operator, its order, cycles. Those that are
+about as soon as the one it found are then timed again, in turn with serial PyTorch, which is autograd through an
+nn.Sequential of the same layers, or torch.nn.GRU. Times are medians, on a CPU of processor seconds of the one thread,
+in which other work on the machine shows least; only their ratio means something. The gradient error is
+‖g − g_exact‖₂ / ‖g_exact‖₂ over all parameters, with g_exact by exact propagation of the same network. Memory is the
+peak of what the allocator handed out in the call. Weights are as drawn, not trained.
 """
 
 import argparse
@@ -13,8 +16,9 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,8 +26,10 @@ from torch import Tensor, nn
 
 from lpgpu import GRU, MGRIT, LayerParallel, Serial, SolveResult
 from lpgpu.nn import ConvBlock, DenseBlock
+from lpgpu.nn.tune import search, shown
 
 TARGET = 1e-2  # the gradient error within which the soonest setting is looked for
+NEAR, MOST = 1.6, 8  # what took at most so many times as long as the soonest is timed again, so many at most
 
 
 @dataclass(frozen=True)
@@ -39,12 +45,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """One setting of the solver on one case; times in seconds, memory in bytes, evaluations on the finest level."""
+    """One setting of the solver on one case; times in seconds, memory in bytes, evaluations on all levels."""
 
     case: str
+    solver: str
     levels: int
     coarsening: int
     relaxation: str
+    operator: str
+    order: int
     iterations: int
     adjoint_iterations: int
     ratio: float
@@ -85,36 +94,24 @@ CASES = [
 ]
 
 
-def settings(quick: bool) -> Iterator[MGRIT]:
-    """Levels 2–3, m = 4, 8, 16, 32, and iterations forward/adjoint from 0/0 to 2/2, F- and FCF-relaxed.
-
-    `quick`: only m = 8, 16, 32 and 1/1 or 2/1 iterations.
-    """
-    iterations = ((1, 1), (2, 1)) if quick else ((0, 0), (1, 0), (1, 1), (2, 1), (2, 2))
-    coarsenings = (8, 16, 32) if quick else (4, 8, 16, 32)
-    for levels, m, relaxation, (forward, adjoint) in itertools.product((2, 3), coarsenings, ("F", "FCF"), iterations):
-        if forward == 0 and relaxation == "FCF":
-            continue  # without a cycle there is no relaxation to choose
-        yield MGRIT(levels=levels, coarsening=m, relaxation=relaxation, iterations=forward, adjoint_iterations=adjoint)
-
-
-def median_seconds(run: Callable[[], object], repeats: int) -> float:
-    """The median time of `run` after one call that is not counted; on a GPU until it has finished there."""
-    times = []
-    run()
-    for _ in range(repeats):
-        wait()
-        began = time.perf_counter()
-        run()
-        wait()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
-
-
-def wait() -> None:
-    """Wait for the GPU, if it is in use."""
+def clock() -> float:
+    """Seconds: of this process on the processor, or on a GPU those that pass until it has finished."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def median_seconds(runs: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """The median time of each of `runs`, which take turns, after one call each that is not counted."""
+    times: list[list[float]] = [[] for _ in runs]
+    for turn in range(1 + repeats):
+        for run, measured in zip(runs, times, strict=True):
+            began = clock()
+            run()
+            if turn:
+                measured.append(clock() - began)
+    return [statistics.median(each) for each in times]
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
@@ -151,8 +148,18 @@ def results(net: LayerParallel | GRU) -> tuple[SolveResult, SolveResult]:
     return forward, adjoint
 
 
-def measure(case: Case, repeats: int, device: str, quick: bool) -> Iterator[Row]:
-    """Our exact propagation, then every setting of MGRIT, each against serial PyTorch timed beside it."""
+def candidates(net: nn.Module, run: Callable[[], None], steps: int, tries: int) -> list[MGRIT]:
+    """What `lpgpu.tune` tries and finds within the target, below serial depth, and about as soon as the soonest."""
+    tuning = search(net, run, gradient_error=TARGET, by="time", max_tries=tries, max_seconds=1e9)
+    serial = next(each for each in tuning.tried if isinstance(each.solver, Serial))
+    within = [each for each in tuning.tried if each.gradient_error <= TARGET and each.depth < serial.depth]
+    within.sort(key=lambda each: each.seconds)
+    near = (each.solver for each in within if each.seconds <= NEAR * within[0].seconds)
+    return [solver for solver in near if isinstance(solver, MGRIT)][:MOST]
+
+
+def measure(case: Case, repeats: int, device: str, tries: int) -> Iterator[Row]:
+    """Our exact propagation, then the candidates, each against serial PyTorch timed beside it."""
     torch.manual_seed(0)
     net = case.network().to(device)
     if not isinstance(net, LayerParallel | GRU):
@@ -161,44 +168,49 @@ def measure(case: Case, repeats: int, device: str, quick: bool) -> Iterator[Row]
     x = torch.randn(case.shape, device=device, requires_grad=True)
     y = net(x)
     weight = torch.randn_like(y[1] if isinstance(y, tuple) else y)
+    ours, theirs = partial(step, net, x, weight), partial(step, baseline, x, weight)
     net.solver = Serial()
-    step(net, x, weight)
-    exact, baseline_memory = gradient(net), peak_bytes(lambda: step(baseline, x, weight))
-    for solver in (Serial(), *settings(quick)):
-        if len(solver.hierarchy(case.steps).grids) < (solver.levels if isinstance(solver, MGRIT) else 1):
-            continue
+    ours()
+    exact, baseline_memory = gradient(net), peak_bytes(theirs)
+    for solver in (Serial(), *candidates(net, ours, case.steps, tries)):
         net.solver = solver
-        serial_seconds = median_seconds(lambda: step(baseline, x, weight), repeats)
-        seconds = median_seconds(lambda: step(net, x, weight), repeats)
+        seconds, serial_seconds = median_seconds((ours, theirs), repeats)
         forward, adjoint = results(net)
         mgrit = solver if isinstance(solver, MGRIT) else MGRIT(levels=1, iterations=0, adjoint_iterations=0)
         yield Row(
             case=case.name,
+            solver=shown(solver),
             levels=mgrit.levels,
             coarsening=mgrit.coarsening_per_level[0] if mgrit.levels > 1 else 0,
             relaxation=mgrit.relaxation_per_level[0] if mgrit.levels > 1 else "serial",
+            operator=mgrit.coarse_operator if mgrit.levels > 1 else "",
+            order=mgrit.picard_order,
             iterations=mgrit.iterations,
             adjoint_iterations=mgrit.adjoint_iterations,
             ratio=seconds / serial_seconds,
             seconds=seconds,
             serial_seconds=serial_seconds,
             gradient_error=float((gradient(net) - exact).norm() / exact.norm()),
-            evaluations=forward.evaluations[0],
-            adjoint_evaluations=adjoint.evaluations[0],
+            evaluations=sum(forward.evaluations),
+            adjoint_evaluations=sum(adjoint.evaluations),
             depth=forward.sequential_depth,
             adjoint_depth=adjoint.sequential_depth,
-            memory=peak_bytes(lambda: step(net, x, weight)),
+            memory=peak_bytes(ours),
             serial_memory=baseline_memory,
         )
 
 
-HEADER = "| levels | m | relax | its | time / serial | gradient error | Φ evaluations | depth | MiB (serial) |"
+HEADER = (
+    "| operator | levels | m | relax | its | time / serial | gradient error | Φ evaluations | depth | MiB (serial) |"
+)
 
 
 def line(row: Row) -> str:
     """A row of the table; evaluations and depth are forward + adjoint, of one recurrent layer (serial: N + N)."""
+    operator = row.operator + (f" {row.order}" if row.operator == "picard" else "")
+    cycles = f"{row.iterations}/{row.adjoint_iterations}"
     return (
-        f"| {row.levels} | {row.coarsening} | {row.relaxation} | {row.iterations}/{row.adjoint_iterations} "
+        f"| {operator} | {row.levels} | {row.coarsening} | {row.relaxation} | {cycles} "
         f"| {row.ratio:.2f} | {row.gradient_error:.1e} | {row.evaluations} + {row.adjoint_evaluations} "
         f"| {row.depth} + {row.adjoint_depth} | {row.memory / 2**20:.0f} ({row.serial_memory / 2**20:.0f}) |"
     )
@@ -210,7 +222,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="MGRIT against serial PyTorch, forward + backward")
     parser.add_argument("--cases", default=",".join(names), help="which, separated by commas (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu (one thread) or cuda (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="fewer settings of the solver")
+    parser.add_argument("--tries", type=int, default=40, help="the most solvers to try (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="timed runs of each setting (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="where to write all rows as JSON")
     arguments = parser.parse_args()
@@ -226,14 +238,12 @@ def main() -> None:
         if case.name not in arguments.cases.split(","):
             continue
         print(f"\n## {case.name}, input {case.shape}, {where}, torch {torch.__version__}\n\n{HEADER}")
-        print("|---" * 9 + "|")
+        print("|---" * 10 + "|")
         measured = []
-        for row in measure(case, arguments.repeats, arguments.device, arguments.quick):
+        for row in measure(case, arguments.repeats, arguments.device, arguments.tries):
             measured.append(row)
             print(line(row), flush=True)
-        parallel = [row for row in measured if max(row.depth, row.adjoint_depth) < case.steps]  # else it is serial
-        within = [row for row in parallel if row.gradient_error <= TARGET]
-        best = min(within, key=lambda row: row.ratio, default=None)
+        best = min((row for row in measured if row.operator), key=lambda row: row.ratio, default=None)
         found = line(best) if best else "none of these"
         print(f"\nsoonest within a gradient error of {TARGET:g}, below serial depth: {found}")
         rows += measured
