@@ -161,11 +161,11 @@ def evaluate(subject: Subject, tries: Tries, seconds: float) -> None:
                 group.clear()
 
 
-def least_depth(subject: Subject, aim: float, seconds: float) -> None:
-    """Ask `tune` for the least depth within `aim`, in at most 40 tries; append what it found, and print it."""
+def least_depth(subject: Subject, aim: float, tries: int) -> None:
+    """Ask `tune` for the least depth within `aim`, in at most so many tries; append what it found, and print it."""
     row = subject.known({"aim": aim})
     if row is None:
-        found = search(subject.network, subject.step, gradient_error=aim, by="depth", max_tries=40, max_seconds=seconds)
+        found = search(subject.network, subject.step, gradient_error=aim, by="depth", max_tries=tries, max_seconds=1e9)
         serial = next(each for each in found.tried if isinstance(each.solver, Serial))
         best = next(each for each in found.front if each.solver == found.solver)
         solver = found.solver if isinstance(found.solver, MGRIT) else MGRIT(levels=1)
@@ -229,6 +229,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--grids", help='instead of those of each case: "LEVELS,M;LEVELS,M"')
     parser.add_argument("--relaxations", type=names, help="F,FCF")
     parser.add_argument("--multigrid", type=names, default=("V",), help="kinds of cycle: V,F,W [V]")
+    parser.add_argument("--tries", type=int, default=40, help="of `tune`, with --least-depth [%(default)s]")
     parser.add_argument("--least-depth", type=names, metavar="ERROR,…", help="tune by depth, instead of the grid")
     return parser.parse_args()
 
@@ -241,7 +242,7 @@ def main() -> None:
     tries = Tries(arguments.operators, pairs, arguments.relaxations, arguments.multigrid)
     cases = {case.name: case for case in CASES}
     for case in (cases[name] for name in arguments.cases):
-        trained = weights_of(case, arguments)
+        trained = weights_of(case, arguments) if "trained" in arguments.at else {}
         for weights in arguments.at:
             network, batch = case.build(arguments.data_dir, arguments.seed)
             if weights == "trained":
@@ -251,7 +252,7 @@ def main() -> None:
             if not arguments.least_depth:
                 evaluate(subject, tries, arguments.seconds)
             for aim in arguments.least_depth or ():
-                least_depth(subject, float(aim), arguments.seconds)
+                least_depth(subject, float(aim), arguments.tries)
 
 
 if __name__ == "__main__":
