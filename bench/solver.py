@@ -1,11 +1,11 @@
 """Forward + backward by MGRIT against serial PyTorch: time, gradient error, work and memory, measured in one run.
 
-    python bench/solver.py [--cases dense-8x1024,conv-8x64] [--device cuda] [--tries 40] [--repeats 5] [--json FILE]
+    python bench/solver.py [--cases dense-8x1024,conv-8x64] [--device cuda] [--repeats 5] [--json FILE]
 
-`lpgpu.tune` looks for the soonest solver: levels, m, relaxation, coarse operator, its order, cycles. Those that are
-about as soon as the one it found are then timed again, in turn with serial PyTorch, which is autograd through an
-nn.Sequential of the same layers, or torch.nn.GRU. Times are medians, on a CPU of processor seconds of the one thread,
-in which other work on the machine shows least; only their ratio means something. The gradient error is
+Every solver of `families` runs once. Those within the target that are about as soon as the soonest are then timed, in
+turn with serial PyTorch, which is autograd through an nn.Sequential of the same layers, or torch.nn.GRU. Times are
+medians, on a CPU of processor seconds of the one thread, in which other work on the machine shows least; only their
+ratio means something. The gradient error is
 ‖g − g_exact‖₂ / ‖g_exact‖₂ over all parameters, with g_exact by exact propagation of the same network. Memory is the
 peak of what the allocator handed out in the call. Weights are as drawn, not trained.
 """
@@ -20,13 +20,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lpgpu import GRU, MGRIT, LayerParallel, Serial, SolveResult
 from lpgpu.nn import ConvBlock, DenseBlock
-from lpgpu.nn.tune import search, shown
+from lpgpu.nn.tune import shown
 
 TARGET = 1e-2  # the gradient error within which the soonest setting is looked for
 NEAR, MOST = 1.6, 8  # what took at most so many times as long as the soonest is timed again, so many at most
@@ -148,17 +149,39 @@ def results(net: LayerParallel | GRU) -> tuple[SolveResult, SolveResult]:
     return forward, adjoint
 
 
-def candidates(net: nn.Module, run: Callable[[], None], steps: int, tries: int) -> list[MGRIT]:
-    """What `lpgpu.tune` tries and finds within the target, below serial depth, and about as soon as the soonest."""
-    tuning = search(net, run, gradient_error=TARGET, by="time", max_tries=tries, max_seconds=1e9)
-    serial = next(each for each in tuning.tried if isinstance(each.solver, Serial))
-    within = [each for each in tuning.tried if each.gradient_error <= TARGET and each.depth < serial.depth]
-    within.sort(key=lambda each: each.seconds)
-    near = (each.solver for each in within if each.seconds <= NEAR * within[0].seconds)
-    return [solver for solver in near if isinstance(solver, MGRIT)][:MOST]
+def families(steps: int) -> Iterator[list[MGRIT]]:
+    """All operators on two levels with m = 8, 16, 32 and three with m = 8; within a family cycles differ, few first."""
+    few, usual, many = ((0, 0), (1, 1)), ((0, 0), (1, 0), (1, 1)), ((0, 0), (1, 0), (1, 1), (2, 1))
+    operators: tuple[tuple[dict[str, Any], tuple[tuple[int, int], ...]], ...] = (
+        ({"coarse_operator": "rediscretised", "relaxation": "F"}, many),
+        ({"coarse_operator": "rediscretised", "relaxation": "FCF"}, usual[1:]),
+        ({"coarse_operator": "picard", "relaxation": "F"}, few),
+        ({"coarse_operator": "linear", "relaxation": "F"}, usual),
+    )
+    for (levels, m), (options, cycles) in itertools.product(((2, 8), (2, 16), (2, 32), (3, 8)), operators):
+        if 2 * m ** (levels - 1) <= steps and (levels == 2 or options["coarse_operator"] != "linear"):
+            grid = {"levels": levels, "coarsening": m}
+            yield [MGRIT(**grid, **options, iterations=k, adjoint_iterations=n) for k, n in cycles]
 
 
-def measure(case: Case, repeats: int, device: str, tries: int) -> Iterator[Row]:
+def candidates(net: LayerParallel | GRU, run: Callable[[], None], exact: Tensor, steps: int) -> list[MGRIT]:
+    """The solvers within the target, below serial depth, and about as soon as the soonest; at most one of a family."""
+    within: list[tuple[float, MGRIT]] = []
+    for family in families(steps):
+        for solver in family:
+            net.solver = solver
+            began = clock()
+            run()
+            seconds = clock() - began
+            deepest = max(result.sequential_depth for result in results(net))
+            if float((gradient(net) - exact).norm() / exact.norm()) <= TARGET and deepest < steps:
+                within.append((seconds, solver))
+                break
+    within.sort(key=lambda each: each[0])
+    return [solver for seconds, solver in within if seconds <= NEAR * within[0][0]][:MOST]
+
+
+def measure(case: Case, repeats: int, device: str) -> Iterator[Row]:
     """Our exact propagation, then the candidates, each against serial PyTorch timed beside it."""
     torch.manual_seed(0)
     net = case.network().to(device)
@@ -172,7 +195,7 @@ def measure(case: Case, repeats: int, device: str, tries: int) -> Iterator[Row]:
     net.solver = Serial()
     ours()
     exact, baseline_memory = gradient(net), peak_bytes(theirs)
-    for solver in (Serial(), *candidates(net, ours, case.steps, tries)):
+    for solver in (Serial(), *candidates(net, ours, exact, case.steps)):
         net.solver = solver
         seconds, serial_seconds = median_seconds((ours, theirs), repeats)
         forward, adjoint = results(net)
@@ -222,7 +245,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="MGRIT against serial PyTorch, forward + backward")
     parser.add_argument("--cases", default=",".join(names), help="which, separated by commas (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu (one thread) or cuda (default: %(default)s)")
-    parser.add_argument("--tries", type=int, default=40, help="the most solvers to try (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="timed runs of each setting (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="where to write all rows as JSON")
     arguments = parser.parse_args()
@@ -240,7 +262,7 @@ def main() -> None:
         print(f"\n## {case.name}, input {case.shape}, {where}, torch {torch.__version__}\n\n{HEADER}")
         print("|---" * 10 + "|")
         measured = []
-        for row in measure(case, arguments.repeats, arguments.device, arguments.tries):
+        for row in measure(case, arguments.repeats, arguments.device):
             measured.append(row)
             print(line(row), flush=True)
         best = min((row for row in measured if row.operator), key=lambda row: row.ratio, default=None)

@@ -50,13 +50,14 @@ OPERATORS = {
 @dataclass(frozen=True)
 class Tries:
     """What is tried of the grid: names of `OPERATORS`; (levels, m), None: the case's; relaxations, None: the
-    operator's; kinds of cycle.
+    operator's; kinds of cycle; how many cycles, forward and adjoint.
     """
 
     operators: tuple[str, ...] = tuple(OPERATORS)
     grids: tuple[tuple[int, int], ...] | None = None
     relaxations: tuple[str, ...] | None = None
-    cycles: tuple[str, ...] = ("V",)
+    kinds: tuple[str, ...] = ("V",)
+    cycles: tuple[tuple[int, int], ...] = CYCLES
 
     def groups(self, case: Case) -> Iterator[list[MGRIT]]:
         """The solvers to try: the default one with every operator, then groups that differ in their cycles only."""
@@ -65,14 +66,14 @@ class Tries:
         yield from ([MGRIT(**operator)] for operator in ({}, *operators))
         for operator in sorted(operators, key=lambda each: each["coarse_operator"] != "linear"):
             for options in self._grids(case, operator):
-                yield [MGRIT(**options, iterations=k, adjoint_iterations=n, **operator) for k, n in CYCLES]
+                yield [MGRIT(**options, iterations=k, adjoint_iterations=n, **operator) for k, n in self.cycles]
 
     def _grids(self, case: Case, operator: dict) -> Iterator[dict]:
         """Levels, m, relaxation and kind of cycle for an operator."""
         linear = operator["coarse_operator"] == "linear"
         usual = ("F", "FCF") if operator["coarse_operator"] == "rediscretised" else ("F",)
         grids = self.grids or (((2, 2), (2, 4), (2, 8), (2, 16)) if linear else case.grids)
-        for (levels, m), relaxation, cycle in product(grids, self.relaxations or usual, self.cycles):
+        for (levels, m), relaxation, cycle in product(grids, self.relaxations or usual, self.kinds):
             if operator.get("picard_order", 1) >= m or (levels == 2 and cycle != "V"):  # exact; the same as V
                 continue
             yield {"levels": levels, "coarsening": m, "relaxation": relaxation, "cycle": cycle}
@@ -142,10 +143,10 @@ def evaluate(subject: Subject, tries: Tries, seconds: float) -> None:
     exact = attempt(network, step, Serial(), keep_states=True)
     begun = time.process_time()
     groups = list(tries.groups(subject.case))
-    for cycle in range(len(CYCLES)):
+    for cycle in range(len(tries.cycles)):
         for group in [group for group in groups if cycle < len(group)]:
             if time.process_time() - begun > seconds:
-                print(f"{subject.about}: out of time at cycles {CYCLES[cycle]}", flush=True)
+                print(f"{subject.about}: out of time at cycles {tries.cycles[cycle]}", flush=True)
                 return
             setting = setting_of(group[cycle]) | {"aim": None}
             row = subject.known(setting)
@@ -228,6 +229,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--operators", type=names, default=tuple(OPERATORS), help=f"of {', '.join(OPERATORS)}")
     parser.add_argument("--grids", help='instead of those of each case: "LEVELS,M;LEVELS,M"')
     parser.add_argument("--relaxations", type=names, help="F,FCF")
+    parser.add_argument("--cycles", type=names, help="forward/adjoint: 2/1,2/2 [0/0 to 6/6]")
     parser.add_argument("--multigrid", type=names, default=("V",), help="kinds of cycle: V,F,W [V]")
     parser.add_argument("--tries", type=int, default=40, help="of `tune`, with --least-depth [%(default)s]")
     parser.add_argument("--least-depth", type=names, metavar="ERROR,…", help="tune by depth, instead of the grid")
@@ -239,7 +241,8 @@ def main() -> None:
     torch.set_num_threads(1)
     grids = [tuple(map(int, grid.split(","))) for grid in arguments.grids.split(";")] if arguments.grids else []
     pairs = tuple((levels, m) for levels, m in grids) or None
-    tries = Tries(arguments.operators, pairs, arguments.relaxations, arguments.multigrid)
+    cycles = tuple((int(k), int(n)) for k, n in (each.split("/") for each in arguments.cycles or ())) or CYCLES
+    tries = Tries(arguments.operators, pairs, arguments.relaxations, arguments.multigrid, cycles)
     cases = {case.name: case for case in CASES}
     for case in (cases[name] for name in arguments.cases):
         trained = weights_of(case, arguments) if "trained" in arguments.at else {}

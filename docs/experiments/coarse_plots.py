@@ -52,7 +52,7 @@ def draw(axis, rows: list[dict], key: str) -> None:
                 )
     default = [row for row in rows if row["operator"] == "auto" and row["weights"] == "trained"]
     for row in default:
-        axis.plot(row[key] / row["serial_depth"], row["gradient"], "k*", markersize=8, label="rediscretised, MGRIT()")
+        axis.plot(row[key] / row["serial_depth"], row["gradient"], "k*", markersize=8, label="MGRIT()")
     axis.axhline(1e-2, color="black", linewidth=0.5)
     axis.set(xscale="log", yscale="log", ylim=(1e-9, 10))
     axis.xaxis.set_minor_formatter(NullFormatter())
@@ -62,6 +62,7 @@ def draw(axis, rows: list[dict], key: str) -> None:
 
 def main() -> None:
     rows = [json.loads(line) for line in Path(sys.argv[1]).read_text().splitlines()]
+    rows = [row for row in rows if row["aim"] is None]  # else it is an answer of `tune`
     trained = {row["case"] for row in rows if row["weights"] == "trained"}
     cases = [case for case in dict.fromkeys(row["case"] for row in rows) if case in trained]
     figure, axes = plt.subplots(2, len(cases), figsize=(2.4 * len(cases), 6.4), sharey=True)
