@@ -18,6 +18,7 @@ EXPERIMENTS = sorted(path.relative_to(ROOT) for path in ROOT.glob("docs/experime
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SAID = re.compile(r"\n+(?:It )?prints[^`\n]*(?:\n[^`\n]+)*\n\n((?:    .*\n)+)")
 NAMED = re.compile(r"(?<![\w/.-])(?:docs|bench|tests|lpgpu|kernels)/[\w/.-]*\w\.(?:md|py|jsonl?|png|svg|cuh?)(?!\w)")
+NUMBER = re.compile(r"[\d.]*\d(?:e[+-]\d+)?")
 LINK = re.compile(r"\]\(([^)\s]+)\)|src(?:set)?=\"([^\"]+)\"")
 COMMANDS = re.compile(r"lpgpu (?:train|tune|compare|plot|verify|export|info)\b[^`\n#…]*")
 WITH_PYTHON = [str(page) for page in PAGES if PYTHON.search((ROOT / page).read_text(encoding="utf-8"))]
@@ -53,14 +54,19 @@ def test_python_of_a_page_runs_and_prints_what_the_page_says(page: str, capsys: 
         came = capsys.readouterr().out
         printed += came
         if said is not None:
+            assert words(came) == words(said)
             assert numbers(came) == [expected(number) for number in numbers(said)], f"{came!r} is not {said!r}"
     assert printed.strip()
 
 
 def numbers(text: str) -> list[float]:
     """All of a text, counts as integers."""
-    found = re.findall(r"[\d.]*\d(?:e[+-]\d+)?", text)
-    return [int(each) if each.isdigit() else float(each) for each in found]
+    return [int(each) if each.isdigit() else float(each) for each in NUMBER.findall(text)]
+
+
+def words(text: str) -> list[str]:
+    """All but its numbers."""
+    return NUMBER.sub("#", text).split()
 
 
 def expected(number: float) -> object:
