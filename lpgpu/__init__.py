@@ -14,6 +14,7 @@ from lpgpu.nn.state import (
 )
 from lpgpu.nn.tune import tune
 from lpgpu.nn.verify import SolveErrors, Verification, verify
+from lpgpu.nn.weights_file import load_weights, save_weights
 
 __version__ = "0.1.0"
 
@@ -37,9 +38,11 @@ __all__ = [
     "full_state_dict",
     "load_full_optimizer_state_dict",
     "load_full_state_dict",
+    "load_weights",
     "overlap_gradients",
     "parallelize",
     "param_groups",
+    "save_weights",
     "tune",
     "unparallelize",
     "verify",

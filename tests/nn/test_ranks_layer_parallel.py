@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from lpgpu import (
     Serial,
     full_state_dict,
     load_full_state_dict,
+    load_weights,
+    save_weights,
 )
 from lpgpu.nn import ConvBlock, DenseBlock, PerLayer
 from tests.assertions import TOLERANCE, assert_close_relative, assert_mentions, derivatives, relative_error
@@ -127,6 +130,23 @@ def test_a_state_goes_to_other_blocks(seed: int) -> None:
     load_full_state_dict(second, full_state_dict(first))
     came, expected = full_state_dict(second), full_state_dict(first)
     assert all(torch.equal(came[name], value) for name, value in expected.items())
+
+
+def test_a_weights_file_goes_to_other_blocks(seed: int, tmp_path: Path) -> None:
+    """One rank writes, all read what one process would have written; where it cannot be written all raise."""
+    one, many = one_and_shared(SIZES, dense, seed=seed)
+    path = Path(allgather(str(tmp_path))[0]) / "w.safetensors"
+    save_weights(many, path)
+    weights = pytest.importorskip("safetensors.torch", reason="needs safetensors").load_file(path)
+    assert weights.keys() == one.state_dict().keys()
+    assert all(torch.equal(weights[name], value) for name, value in one.state_dict().items())
+    second = LayerParallel(COMM, dense, SIZES[::-1][RANK], 1.0)
+    load_weights(second, path)
+    assert all(torch.equal(value, weights[name]) for name, value in full_state_dict(second).items())
+    with pytest.raises(OSError if RANK == 0 else ValueError, match="No such file"):
+        save_weights(many, path.parent / "nowhere" / "w.safetensors")
+    with pytest.raises(OSError, match="No such file"):
+        load_weights(many, path.parent / "nowhere" / "w.safetensors")
 
 
 def test_a_state_of_another_depth_is_refused() -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lpgpu.nn.solver_module import solver_modules
+from lpgpu.nn.weights_file import write_weights
 from lpgpu.train.after.trained import trained
 from lpgpu.train.runs.atomic import atomic_write
 from lpgpu.train.setup.errors import InputError
@@ -92,9 +93,7 @@ def _weights(network: nn.Module, inputs: Tensor, path: Path) -> None:
 
 
 def _safetensors(network: nn.Module, inputs: Tensor, path: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, path)
+    write_weights(network.state_dict(), path)
 
 
 def _onnx(network: nn.Module, inputs: Tensor, path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from lpgpu import MGRIT, Serial
+from lpgpu.nn.weights_file import library
 from lpgpu.train.loop.interruption import Interruption
 from lpgpu.train.loop.levels import deepest_level, refined, trainer_of_level
 from lpgpu.train.loop.progress import Progress
@@ -49,11 +50,12 @@ def train(run: Run) -> Record:
 
     Raises:
         InputError: the checkpoint is damaged, of another network, or beyond the last epoch; another process trains
-            this run; its folder can no longer be written to; options that exclude each other, and then a new run's
-            folder is gone again.
+            this run; its folder can no longer be written to; options that exclude each other or need a package that is
+            missing, and then a new run's folder is gone again.
         TrainingDivergedError: the loss is no longer finite; the checkpoint is an earlier one.
         TrainingInterrupted: after SIGTERM, SIGHUP or Ctrl-C, on any rank; the checkpoint is of that moment.
     """
+    _check_packages(run)
     with run.locked(), _threads(run.options.threads), Interruption(run.ranks) as interruption:
         trainer = _trainer(run)
         _run_epochs(run, trainer, interruption)
@@ -98,8 +100,20 @@ def _trainer(run: Run) -> Trainer:
     return trainer
 
 
+def _check_packages(run: Run) -> None:
+    """Raise `InputError` where the options need a package that is missing."""
+    try:
+        if run.weights is not None:
+            library()
+    except ImportError as error:
+        run.abandon()
+        raise InputError(f"safetensors is on, but {error}") from error
+
+
 def _has_checkpoint(run: Run) -> bool:
-    remove_leftovers(run.checkpoint)
+    for path in (run.checkpoint, run.weights):
+        if path is not None:
+            remove_leftovers(path)
     return run.checkpoint.exists()
 
 
@@ -153,7 +167,7 @@ def _threads(number: int) -> Iterator[None]:
 def _save(run: Run, trainer: Trainer) -> None:
     config = {"recipe": run.recipe.name, "options": run.options.to_json()}
     with _writing(run):
-        save_checkpoint(run.checkpoint, trainer, config, write=run.ranks.is_root)
+        save_checkpoint(run.checkpoint, trainer, config, write=run.ranks.is_root, weights=run.weights)
 
 
 @contextmanager

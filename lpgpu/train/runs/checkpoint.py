@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from lpgpu.nn.weights_file import write_weights
 from lpgpu.train.runs.atomic import atomic_write
 from lpgpu.train.setup.errors import InputError
 
@@ -23,9 +24,12 @@ class Resumable(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-def save_checkpoint(path: Path, trainer: Resumable, config: dict[str, Any], *, write: bool = True) -> None:
+def save_checkpoint(
+    path: Path, trainer: Resumable, config: dict[str, Any], *, write: bool = True, weights: Path | None = None
+) -> None:
     """Write the state of `trainer`, the global random states and `config` to `path`, atomically.
 
+    `weights`: a file of safetensors that gets the network's weights as well, after that; nothing is resumed from it.
     Several ranks give their states together, and one of them writes. Raises OSError where that fails.
     """
     state = {"format": FORMAT, "config": config, "random": _random_states(), **trainer.state_dict()}
@@ -35,6 +39,9 @@ def save_checkpoint(path: Path, trainer: Resumable, config: dict[str, Any], *, w
                 torch.save(state, file)
             except RuntimeError as error:  # its word for a disk that is full
                 raise OSError(f"{path.name} could not be written: {' '.join(str(error).split())}") from error
+    if write and weights is not None:
+        about = {"recipe": str(config.get("recipe")), "level": str(state["level"]), "epoch": str(state["epoch"])}
+        write_weights(state["network"], weights, about)
 
 
 def checkpoint_level(path: Path) -> int:

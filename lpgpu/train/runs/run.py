@@ -4,6 +4,7 @@ config.json       recipe, options, versions
 metrics.jsonl     one object per epoch, then a summary
 tensorboard/      the same for TensorBoard, where that is installed
 checkpoint.pt     all that is needed to continue, written after every epoch or more often
+weights.safetensors   the weights of that checkpoint alone, for other tools, with --safetensors
 *.png             plots
 """
 
@@ -30,7 +31,7 @@ from lpgpu.train.setup.recipe import Recipe
 
 CONFIG = "config.json"
 # What a resumed run may change: where it computes and how long. All else would make it another run.
-CHANGEABLE = ("epochs", "device", "layer_ranks", "data_ranks", "data_dir", "checkpoint_every")
+CHANGEABLE = ("epochs", "device", "layer_ranks", "data_ranks", "data_dir", "checkpoint_every", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,11 @@ class Run:
     def checkpoint(self) -> Path:
         """The file to continue from."""
         return self.folder / "checkpoint.pt"
+
+    @property
+    def weights(self) -> Path | None:
+        """The file of the checkpoint's weights alone, where the options ask for one."""
+        return self.folder / "weights.safetensors" if self.options.safetensors else None
 
     @classmethod
     def create(cls, recipe: Recipe, options: TrainOptions) -> "Run":

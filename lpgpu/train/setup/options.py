@@ -70,6 +70,10 @@ class TrainOptions(MGRITOptions):
     check_serial: bool = option(False, "test with exact propagation too after every epoch")
     checkpoint_every: int = option(0, "batches between two checkpoints; 0: one after every epoch", least=0)
 
+    safetensors: bool = option(
+        False, "also write the weights of each checkpoint to weights.safetensors, which other tools read"
+    )
+
     layer_ranks: int = option(
         0, "under mpiexec: ranks that share one network's layers or time steps; 0: all that data-ranks leave", least=0
     )
