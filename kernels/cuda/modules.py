@@ -72,8 +72,17 @@ def folders_of(package: str) -> list[Path]:
 def describe() -> str:
     """Which cubins there are, and whether they can be loaded, in a line."""
     found = [f"{source}.{target}" for source in SOURCES for arch, target in _NEWEST.items() if cubin(source, arch)]
-    listed = ", ".join(found) or "none (nvcc was missing when lpgpu was installed)"
-    return listed if has_cupy() or not found else f"{listed}; not loaded without CuPy"
+    if not found:
+        return f"none ({how_built()})"
+    listed = f"{', '.join(found)} ({how_built()})"
+    return listed if has_cupy() else f"{listed}; not loaded without CuPy"
+
+
+def how_built() -> str:
+    """What the build has said of the cubins that are installed."""
+    said = (folder / "cubins.txt" for folder in folders_of("cuda"))
+    file = next((file for file in said if file.is_file()), None)
+    return file.read_text(encoding="utf-8").strip() if file else "lpgpu was not built, it runs from its sources"
 
 
 def refusal(name: str, device: torch.device) -> str | None:
@@ -84,7 +93,7 @@ def refusal(name: str, device: torch.device) -> str | None:
     if arch not in TARGETS:
         return f"there is no CUDA C++ kernel for compute capability {arch // 10}.{arch % 10}"
     if cubin(name, arch) is None:
-        return f"{Path(name).name}.{TARGETS[arch]}.cubin was not built (nvcc was missing when lpgpu was installed)"
+        return f"{Path(name).name}.{TARGETS[arch]}.cubin was not built ({how_built()})"
     return None
 
 
