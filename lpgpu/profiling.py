@@ -6,6 +6,9 @@ with timings("forward"):
 timings.seconds()      # {"forward": 0.0123}
 
 A part inside another is counted as itself alone: the parts add up to the time that passed.
+
+`recorded()` keeps when each range began and ended, on the host's clock: from these of several ranks `lpgpu train
+--timeline` draws who computes and who waits.
 """
 
 import os
@@ -119,5 +122,39 @@ _nothing = nullcontext()
 
 
 def nvtx_range(name: str) -> AbstractContextManager[Any]:
-    """A range called `name` in Nsight's timeline; costs nothing where no tool listens."""
+    """A range called `name` in Nsight's timeline, and in what is `recorded()`; costs nothing where nobody listens."""
+    if _events is not None:
+        return _recorded_range(name, _events)
     return _nothing if _annotate is None else _annotate(name, domain="lpgpu")
+
+
+Event = tuple[float, str | None]
+"""When, on `time.perf_counter`, and the range that begins there; None: the innermost one ends."""
+
+_events: list[Event] | None = None
+
+
+@contextmanager
+def recorded() -> Iterator[list[Event]]:
+    """Within the context every range of this process is kept, in order; NVTX gets none of them.
+
+    >>> with recorded() as events, nvtx_range("outer"), nvtx_range("inner"):
+    ...     pass
+    >>> [name for _, name in events]
+    ['outer', 'inner', None, None]
+    """
+    global _events
+    before, _events = _events, []
+    try:
+        yield _events
+    finally:
+        _events = before
+
+
+@contextmanager
+def _recorded_range(name: str, events: list[Event]) -> Iterator[None]:
+    events.append((time.perf_counter(), name))
+    try:
+        yield
+    finally:
+        events.append((time.perf_counter(), None))

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from lpgpu.profiling import nvtx_range
+
 GRACE = 3.0  # seconds in which messages of a rank that has ended may still arrive
 PATIENCE = 5.0  # seconds of waiting before a rank speaks of it
 INTERVAL = 1.0  # seconds between two reports
@@ -66,8 +68,9 @@ class Watchdog:
         if arrives(0.0):
             return
         began, cpu_began = time.perf_counter(), time.thread_time()
-        while not arrives(_LOOK_EVERY):
-            self._look(began)
+        with nvtx_range("wait"):
+            while not arrives(_LOOK_EVERY):
+                self._look(began)
         self._gone_since = None
         self._waits += 1
         self.seconds_waited += time.perf_counter() - began

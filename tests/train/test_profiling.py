@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lpgpu import profiling
-from lpgpu.profiling import Timings, nvtx_range
+from lpgpu.profiling import Timings, nvtx_range, recorded
 
 
 def test_seconds_and_counts_add_up():
@@ -108,6 +108,20 @@ def test_ranges_are_free_where_none_listens(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(profiling, "_annotate", None)
     assert nvtx_range("a") is nvtx_range("b")
     assert isinstance(nvtx_range("a"), nullcontext)
+
+
+def test_ranges_are_recorded_where_asked_for_and_nowhere_else(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(profiling, "_annotate", None)
+    with recorded() as events:
+        with Timings()("forward"), nvtx_range("wait"):
+            pass
+        with pytest.raises(KeyError), nvtx_range("raises"):
+            raise KeyError
+    with nvtx_range("later"):
+        pass
+    assert [name for _, name in events] == ["forward", "wait", None, None, "raises", None]
+    times = [at for at, _ in events]
+    assert times == sorted(times) and isinstance(nvtx_range("a"), nullcontext)
 
 
 def test_ranges_carry_their_name(monkeypatch: pytest.MonkeyPatch):

@@ -12,6 +12,7 @@ import torch
 from lpgpu.nn.gradients import network_dot
 from lpgpu.train import Comparison, InputError, Run, find_recipe, train
 from lpgpu.train.loop.trainer import Trainer
+from lpgpu.train.reports.timeline import OUTSIDE, WAITS, read_timeline, segments, spans
 from lpgpu.train.runs.metrics import epoch_records, read_records
 from lpgpu.train.setup.ranks import ranks_of
 from tests.assertions import assert_close_relative
@@ -207,3 +208,22 @@ def _count_calls(monkeypatch: pytest.MonkeyPatch, module: str, name: str, calls:
     original: Callable[..., Any] | None = getattr(holder, name, None)
     if original is not None:
         monkeypatch.setattr(holder, name, lambda *args, **kw: calls.append(name) or original(*args, **kw))
+
+
+def test_a_step_shows_who_computes_and_who_waits(shared: Path) -> None:
+    """And recording it changes nothing. Data ranks beside layer ranks where there are four."""
+    options = {"epochs": 1, "data_ranks": 2 if SIZE == 4 else 1}
+    plain, run = tiny_run(shared / "plain", **options), tiny_run(shared / "run", timeline=2, **options)
+    for each in (plain, run):
+        train(each)
+    allgather(None)
+    assert all(torch.equal(value, network_of(plain)[name]) for name, value in network_of(run).items())
+    timeline = read_timeline(run.folder)
+    assert timeline["step"] == 2 and not (plain.folder / "timeline.json").exists()
+    places = [(rank["data_rank"], rank["layer_rank"]) for rank in timeline["ranks"]]
+    assert places == [divmod(rank, 2) if SIZE == 4 else (0, rank) for rank in range(SIZE)]
+    for rank in timeline["ranks"]:
+        assert [len(spans(rank["events"], name)) for name in ("train step", "forward solve", "adjoint solve")] == [
+            1
+        ] * 3
+        assert {kind for *_, kind in segments(rank["events"])} >= {"layers of level 0", OUTSIDE, WAITS}

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -43,6 +43,7 @@ class Trainer:
     Attributes:
         level: 0, or which coarser network of nested iteration this is; `depth`: its layers over those of level 0.
         epoch: epochs finished; `measures`: of the one under way.
+        around_step: makes the context of each training step.
         between_batches: called after each batch of training or testing; what it raises ends the epoch there, to be
             continued.
     """
@@ -66,6 +67,7 @@ class Trainer:
         self.scheduler = None if name == "none" else scheduler_of(name, arguments, self.optimizer)
         self.control = control_of(options, options.layer_solver())
         self.epoch = 0
+        self.around_step: Callable[[], AbstractContextManager[object]] = nullcontext
         self.between_batches: Callable[[], object] = lambda: None
         self.measures = Measures(self.device, self.ranks)
         self._shuffle, self._drawn = torch.Generator().manual_seed(options.seed), 0
@@ -89,7 +91,7 @@ class Trainer:
         measures = self.measures
         self.network.train()
         for inputs, labels, weight in self._batches():
-            with nvtx_range("train step"):
+            with self.around_step(), nvtx_range("train step"):
                 self._step(inputs, labels, weight)
             on_step(measures.running)
             self.between_batches()

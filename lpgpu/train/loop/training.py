@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from shlex import quote
 from typing import Any
 
@@ -13,6 +14,7 @@ from lpgpu.train.loop.interruption import Interruption
 from lpgpu.train.loop.levels import deepest_level, refined, trainer_of_level
 from lpgpu.train.loop.progress import Progress
 from lpgpu.train.loop.tensorboard import tensorboard
+from lpgpu.train.loop.timeline import check_timeline, recorded_step
 from lpgpu.train.loop.trainer import Trainer
 from lpgpu.train.methods.solvers import reduction_per_cycle, residual_histories
 from lpgpu.train.reports.console import tell
@@ -78,6 +80,7 @@ def _trainer(run: Run) -> Trainer:
     if not run.ranks.from_root(lambda: _has_checkpoint(run)):
         try:
             trainer = trainer_of_level(run.recipe, run.options, deepest_level(run.options))
+            check_timeline(run, trainer)
         except InputError:
             run.abandon()
             raise
@@ -85,6 +88,7 @@ def _trainer(run: Run) -> Trainer:
         return trainer
     trainer = trainer_of_level(run.recipe, run.options, checkpoint_level(run.checkpoint))
     load_checkpoint(run.checkpoint, trainer)
+    check_timeline(run, trainer)
     if trainer.epoch > trainer.options.epochs:
         raise InputError(
             f"epochs is {run.options.epochs}, but {run.folder} has finished {trainer.epoch}; expected at least that"
@@ -120,6 +124,7 @@ def _has_checkpoint(run: Run) -> bool:
 def _run_epochs(run: Run, trainer: Trainer, interruption: Interruption) -> None:
     every, is_root = run.options.checkpoint_every, run.ranks.is_root
     trainer.between_batches = interruption.check
+    trainer.around_step = partial(recorded_step, run, trainer)
     name = run.recipe.name + (f", level {trainer.level}" if trainer.level else "")
     with (
         Progress(name, trainer) if is_root else nullcontext() as progress,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lpgpu.train.reports.figures import legend_beside, logarithmic, new_figure, save, shades, title_of
+from lpgpu.train.reports.timeline import TIMELINE, rank_timeline, read_timeline
 from lpgpu.train.runs.metrics import Record, read_records
 from lpgpu.train.setup.errors import InputError
 from lpgpu.train.setup.words import counted
@@ -23,6 +24,8 @@ SOLVES = ("forward", "adjoint")
 def draw_plots(folder: Path) -> list[Path]:
     """Draw `curves.png`, `residuals.png` and `timing.png` into the folder of a run and return their paths.
 
+    Where a step was recorded, `timeline.png` as well.
+
     >>> from dataclasses import replace
     >>> from lpgpu.train import Run, find_recipe, train
     >>> recipe = find_recipe("peaks")
@@ -34,7 +37,10 @@ def draw_plots(folder: Path) -> list[Path]:
     Raises `InputError` when it is not the folder of a run, one without a finished epoch, or one that cannot be written.
     """
     records, title = records_of(folder), title_of(folder)
-    return [save(draw(records, title), folder / f"{name}.png") for name, draw in FIGURES.items()]
+    drawn = [save(draw(records, title), folder / f"{name}.png") for name, draw in FIGURES.items()]
+    if (folder / TIMELINE).exists():
+        drawn.append(save(rank_timeline(read_timeline(folder), title), folder / "timeline.png"))
+    return drawn
 
 
 def records_of(folder: Path) -> list[Record]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from lpgpu.train.reports.figures import logarithmic, new_figure, save, title_of
 from lpgpu.train.reports.plots import FIGURES, epochs_of, records_of, stacked_bars
 from lpgpu.train.reports.space_time import VERIFICATION, read_verification, space_time
+from lpgpu.train.reports.timeline import TIMELINE, rank_timeline, read_timeline
 from lpgpu.train.runs.atomic import atomic_write
 from lpgpu.train.runs.metrics import Record, epoch_records, total_seconds
 from lpgpu.train.setup.errors import InputError
@@ -96,6 +97,8 @@ def _page(runs: dict[Path, list[Record]], figure: "Figure") -> str:
         parts += [_image(draw(records, ""), f"{name} of {folder.name}") for name, draw in FIGURES.items()]
         if (folder / VERIFICATION).exists():
             parts.append(_image(space_time(read_verification(folder), ""), f"space-time picture of {folder.name}"))
+        if (folder / TIMELINE).exists():
+            parts.append(_image(rank_timeline(read_timeline(folder), ""), f"ranks of {folder.name} in one step"))
     return "\n".join([*parts, "</html>\n"])
 
 

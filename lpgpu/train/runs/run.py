@@ -5,6 +5,7 @@ metrics.jsonl     one object per epoch, then a summary
 tensorboard/      the same for TensorBoard, where that is installed
 checkpoint.pt     all that is needed to continue, written after every epoch or more often
 weights.safetensors   the weights of that checkpoint alone, for other tools, with --safetensors
+timeline.json     who computed and who waited in one training step, with --timeline
 *.png             plots
 """
 
@@ -31,7 +32,16 @@ from lpgpu.train.setup.recipe import Recipe
 
 CONFIG = "config.json"
 # What a resumed run may change: where it computes and how long. All else would make it another run.
-CHANGEABLE = ("epochs", "device", "layer_ranks", "data_ranks", "data_dir", "checkpoint_every", "safetensors")
+CHANGEABLE = (
+    "epochs",
+    "device",
+    "layer_ranks",
+    "data_ranks",
+    "data_dir",
+    "checkpoint_every",
+    "safetensors",
+    "timeline",
+)
 
 
 @dataclass(frozen=True)

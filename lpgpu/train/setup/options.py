@@ -74,6 +74,13 @@ class TrainOptions(MGRITOptions):
         False, "also write the weights of each checkpoint to weights.safetensors, which other tools read"
     )
 
+    timeline: int = option(
+        0,
+        "draw which rank computes and which waits in that training step of the run, counted from 1; 0: in none",
+        least=0,
+        bare=3,
+    )
+
     layer_ranks: int = option(
         0, "under mpiexec: ranks that share one network's layers or time steps; 0: all that data-ranks leave", least=0
     )
