@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from kernel_case import Case, Inputs, unit
 from kernel_cases_gru import gru_cases
+from kernel_cases_picard import picard_cases
 from machine import Work
 from torch import Tensor
 
@@ -177,5 +178,5 @@ def fas_cases(device: str, *, quick: bool) -> Iterator[Case]:
 
 def cases(device: str, *, quick: bool) -> list[Case]:
     """All of them."""
-    families = (gru_cases, dense_cases, conv_cases, fas_cases)
+    families = (gru_cases, dense_cases, conv_cases, fas_cases, picard_cases)
     return [case for family in families for case in family(device, quick=quick)]

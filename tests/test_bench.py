@@ -41,7 +41,11 @@ def test_without_a_gpu_measuring_stops_at_once(command: list[str]) -> None:
     assert "PyTorch finds no CUDA GPU here" in done.stderr
 
 
-@pytest.mark.parametrize("operation", ["gru-sweep", "gru-adjoint-sweep", "dense-sweep", "dense-adjoint-sweep", "fas"])
+TIMED = ["gru-sweep", "gru-adjoint-sweep", "dense-sweep", "dense-adjoint-sweep", "fas"]
+TIMED += [f"{kind}-picard{adjoint}" for kind in ("dense", "gru", "conv") for adjoint in ("", "-adjoint")]
+
+
+@pytest.mark.parametrize("operation", TIMED)
 def test_what_is_timed_is_what_is_checked(operation: str) -> None:
     """On a CPU both sides are the reference, fp32 against fp64."""
     from kernel_cases import cases  # pyright: ignore[reportMissingImports]

@@ -7,13 +7,16 @@ without a copy, in any memory order; `empty_states` and `packed` give the one th
 overlap those that are read, nor require grad; `conv_ode_step` is the differentiable one.
 
 The fused kernels take one launch per convolution: for all layers in `advance`, `linearise` and `vjp`, for one step of
-all intervals in `sweep` and `adjoint_sweep`. `operators` has the same functions without a check.
+all intervals in `sweep` and `adjoint_sweep`, for one iteration of all runs in `picard` and `adjoint_picard`: Picard
+iterations over K runs of S layers (`kernels.picard`), with w [K, S, C, C, 3, 3]. `operators` has the same functions
+without a check.
 """
 
 from torch import Tensor
 
+from lpgpu.kernels.checks import check_sweep
 from lpgpu.kernels.conv_step import operators
-from lpgpu.kernels.conv_step.checks import check_march, check_saved, check_step
+from lpgpu.kernels.conv_step.checks import check_march, check_runs, check_saved, check_step
 from lpgpu.kernels.conv_step.layers import Filter, Saved, packed
 from lpgpu.kernels.conv_step.reference import empty_states
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
@@ -21,6 +24,8 @@ from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 __all__ = [
     "Filter",
     "Saved",
+    "adjoint_picard",
+    "adjoint_picard_sweep",
     "adjoint_sweep",
     "advance",
     "conv_ode_step",
@@ -28,6 +33,8 @@ __all__ = [
     "linearise",
     "packed",
     "parameter_gradient",
+    "picard",
+    "picard_sweep",
     "sweep",
     "vjp",
 ]
@@ -133,6 +140,64 @@ def vjp(lam_KBCYX: Tensor, saved: Saved, filters: list[Filter], dt: float, activ
     check_step(lam_KBCYX, filters, activation, out=out)
     check_saved(saved, filters)
     operators.vjp(lam_KBCYX, saved, filters, dt, activation, out)
+
+
+def picard(
+    u_KBCYX: Tensor, filters: list[Filter], dt: float, activation: str, order: int, out: Tensor
+) -> None:  # fmt: skip
+    """Set out = v_S, what `order` Picard iterations over each run of S layers make of u.
+
+    Raises:
+        ValueError: for tensors whose shapes, dtypes or devices do not go together, or an order below 1.
+
+    >>> import torch
+    >>> u, out = torch.ones(1, 1, 1, 2, 2), torch.empty(1, 1, 1, 2, 2)
+    >>> picard(u, [Filter(torch.ones(1, 3, 1, 1, 3, 3), None)], 0.5, "relu", 1, out)
+    >>> out[0, 0, 0].tolist()
+    [[7.0, 7.0], [7.0, 7.0]]
+    """
+    check_runs(u_KBCYX, filters, activation, order, out=out)
+    operators.picard(u_KBCYX, filters, dt, activation, order, out)
+
+
+def adjoint_picard(
+    lam_KBCYX: Tensor, saved: Saved, filters: list[Filter], dt: float, activation: str, order: int, out: Tensor
+) -> None:  # fmt: skip
+    """As `picard`, of the layers' transposed Jacobians from the last to the first; `saved` is [K, S, ...] of each.
+
+    Raises:
+        ValueError: for tensors whose shapes, dtypes or devices do not go together, or an order below 1.
+    """
+    check_runs(lam_KBCYX, filters, activation, order, saved, out)
+    operators.adjoint_picard(lam_KBCYX, saved, filters, dt, activation, order, out)
+
+
+def picard_sweep(
+    u_PBCYX: Tensor, filters: list[Filter], dt: float, activation: str, order: int, sweep: Sweep,
+    g_PBCYX: Tensor | None = None,
+) -> None:  # fmt: skip
+    """March the states of a window of L runs through them, in place: as `sweep`, each step a Picard step.
+
+    Raises:
+        ValueError: for tensors whose shapes, dtypes or devices do not go together, or an order below 1.
+    """
+    check_sweep(u_PBCYX, sweep, Terms(g_PBCYX))
+    check_runs(u_PBCYX[1:], filters, activation, order)
+    operators.picard_sweep(u_PBCYX, filters, dt, activation, order, sweep, g_PBCYX)
+
+
+def adjoint_picard_sweep(
+    lam_PBCYX: Tensor, saved: Saved, filters: list[Filter], dt: float, activation: str, order: int, sweep: Sweep,
+    g_PBCYX: Tensor | None = None,
+) -> None:  # fmt: skip
+    """March adjoint states: as `picard_sweep`, of the transposed Jacobians.
+
+    Raises:
+        ValueError: for tensors whose shapes, dtypes or devices do not go together, or an order below 1.
+    """
+    check_sweep(lam_PBCYX, sweep, Terms(g_PBCYX))
+    check_runs(lam_PBCYX[1:], filters, activation, order, saved)
+    operators.adjoint_picard_sweep(lam_PBCYX, saved, filters, dt, activation, order, sweep, g_PBCYX)
 
 
 def parameter_gradient(

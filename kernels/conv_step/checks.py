@@ -5,6 +5,7 @@ from torch import Tensor
 from lpgpu.kernels.activations import activation_named
 from lpgpu.kernels.checks import check_sweep, check_tensors
 from lpgpu.kernels.conv_step.layers import Filter, Saved
+from lpgpu.kernels.picard import check_order
 from lpgpu.kernels.sweep import Sweep, Terms
 
 
@@ -28,6 +29,28 @@ def check_march(u: Tensor, filters: list[Filter], activation: str, sweep: Sweep,
     _check_filters(u, filters, sweep.num_layers, activation)
     if terms.products is not None:
         raise ValueError("products came; expected none, as a convolution has no formula for its Jacobian's diagonal")
+
+
+def check_runs(
+    u: Tensor, filters: list[Filter], activation: str, order: int, saved: Saved | None = None, out: Tensor | None = None
+) -> None:
+    """That states [K, ...], the filters of runs [K, S, ...] and what is saved of them go together.
+
+    Raises:
+        ValueError: saying which do not, what came and what was expected.
+    """
+    if not filters or filters[0].w.ndim != 6:
+        raise ValueError("the filters' weights are not those of runs of layers; expected [runs, layers, C, C, 3, 3]")
+    span = filters[0].w.shape[1]
+    check_order(order, span)
+    for w, b in filters:
+        check_tensors(u, b=(b, (*w.shape[:2], u.shape[2])))
+    _check_filters(u, [Filter(w[:, 0], None) for w, _ in filters], len(u), activation)
+    check_tensors(u, out=(out, tuple(u.shape)))
+    if saved is not None:
+        check_saved(saved, filters)
+        shape = (len(u), span, *u.shape[1:])
+        check_tensors(u, **{f"saved of convolution {i}": (t, shape) for i, t in enumerate(saved.stacked())})
 
 
 def check_saved(saved: Saved, filters: list[Filter]) -> None:

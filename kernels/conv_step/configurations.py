@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from lpgpu.kernels.configuration import Configuration
-from lpgpu.kernels.conv_step import tiles
+from lpgpu.kernels.conv_step import configurations_picard, tiles
 from lpgpu.kernels.conv_step.triton_kernels import conv_gradient_kernel, conv_step_kernel
 from lpgpu.kernels.precision import Precision
 from lpgpu.kernels.specialisation import TRITON_NAMES, specialised
@@ -23,8 +23,9 @@ _SHIPPED: list[tuple[int, torch.dtype, Precision]] = [
 
 
 def configurations() -> list[Configuration]:
-    """The step forward, its adjoint, and the gradient of its weights, at the channel counts that matter."""
-    return [each for shipped in _SHIPPED for each in (*_steps(*shipped), _gradient(*shipped))]
+    """Steps forward and adjoint, the gradient of their weights, and Picard steps, at the channel counts that matter."""
+    steps = [each for shipped in _SHIPPED for each in (*_steps(*shipped), _gradient(*shipped))]
+    return steps + configurations_picard.configurations()
 
 
 def _steps(channels: int, dtype: torch.dtype, precision: Precision) -> Iterator[Configuration]:

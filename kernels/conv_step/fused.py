@@ -7,6 +7,12 @@ from torch import Tensor
 
 from lpgpu.kernels.activations import activation_named
 from lpgpu.kernels.conv_step import cuda_sweep, tiles
+from lpgpu.kernels.conv_step.fused_picard import (  # noqa: F401
+    adjoint_picard,
+    adjoint_picard_sweep,
+    picard,
+    picard_sweep,
+)
 from lpgpu.kernels.conv_step.layers import Filter, Saved
 from lpgpu.kernels.conv_step.triton_kernels import conv_gradient_kernel, conv_step_kernel
 from lpgpu.kernels.dispatch import reasons

@@ -7,6 +7,8 @@ from typing import ClassVar, NamedTuple, overload
 import torch
 from torch import Tensor
 
+from lpgpu.kernels.picard import Runs
+
 
 class Filter(NamedTuple):
     """One convolution of every layer: weights [K, C, C, 3, 3] and biases [K, C] or None.
@@ -25,6 +27,14 @@ class Filter(NamedTuple):
     def of_layers(self, layers: slice) -> "Filter":
         """The same convolution of some of the layers."""
         return Filter(self.w[layers], None if self.b is None else self.b[layers])
+
+    def flat(self) -> "Filter":
+        """Of runs of layers, [K, S, ...], those of all layers one after the other."""
+        return Filter(self.w.flatten(0, 1), None if self.b is None else self.b.flatten(0, 1))
+
+    def of_runs(self, runs: Runs) -> "Filter":
+        """Those of some runs of layers, [K, S, ...]."""
+        return Filter(runs.of(self.w), None if self.b is None else runs.of(self.b))
 
 
 def packed(filters: list[Filter]) -> list[Filter]:

@@ -13,6 +13,10 @@ adjoint_sweep = Operation(reference.adjoint_sweep, mutates=("lam",))
 advance = Operation(reference.advance)
 linearise = Operation(reference.linearise)
 vjp = Operation(reference.vjp)
+picard = Operation(reference.picard)
+adjoint_picard = Operation(reference.adjoint_picard)
+picard_sweep = Operation(reference.picard_sweep, mutates=("u",))
+adjoint_picard_sweep = Operation(reference.adjoint_picard_sweep, mutates=("lam",))
 parameter_gradient = Operation(reference.parameter_gradient)
 
 

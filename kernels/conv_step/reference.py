@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lpgpu.kernels.activations import activation_named
 from lpgpu.kernels.conv_step.layers import Filter, Saved
+from lpgpu.kernels.picard import iterate
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms, march
 
 
@@ -95,6 +96,55 @@ def adjoint_sweep(
         vjp(source, saved[layers], [each.of_layers(layers) for each in filters], dt, activation, out)
 
     march(sweep, phi, lam, terms)
+
+
+def picard(u: Tensor, filters: list[Filter], dt: float, activation: str, order: int, out: Tensor) -> None:
+    """out = v_S after `order` iterations over the runs' layers, w [K, S, C, C, 3, 3]."""
+    flat = [each.flat() for each in filters]
+
+    def evaluate(states: Tensor) -> tuple[Tensor, None]:
+        phi = torch.empty_like(states.flatten(0, 1))
+        advance(states.flatten(0, 1), flat, dt, activation, phi)
+        return phi.view(states.shape), None
+
+    out.copy_(iterate(evaluate, u, filters[0].w.shape[1], order, reverse=False))
+
+
+def adjoint_picard(
+    lam: Tensor, saved: Saved, filters: list[Filter], dt: float, activation: str, order: int, out: Tensor
+) -> None:  # fmt: skip
+    """As `picard`, by the transposed Jacobians of the layers in reverse; saved [K, S, ...] of each convolution."""
+    flat, saved_flat = [each.flat() for each in filters], Saved([each.flatten(0, 1) for each in saved.stacked()])
+
+    def evaluate(states: Tensor) -> tuple[Tensor, None]:
+        phi = torch.empty_like(states.flatten(0, 1))
+        vjp(states.flatten(0, 1), saved_flat, flat, dt, activation, phi)
+        return phi.view(states.shape), None
+
+    out.copy_(iterate(evaluate, lam, filters[0].w.shape[1], order, reverse=True))
+
+
+def picard_sweep(
+    u: Tensor, filters: list[Filter], dt: float, activation: str, order: int, sweep: Sweep, g: Tensor | None = None
+) -> None:
+    """March through runs of layers, a Picard step each."""
+
+    def phi(runs: slice, source: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
+        picard(source, [each.of_layers(runs) for each in filters], dt, activation, order, out)
+
+    march(sweep, phi, u, Terms(g))
+
+
+def adjoint_picard_sweep(
+    lam: Tensor, saved: Saved, filters: list[Filter], dt: float, activation: str, order: int, sweep: Sweep,
+    g: Tensor | None = None,
+) -> None:  # fmt: skip
+    """As `picard_sweep`, by the transposed Jacobians."""
+
+    def phi(runs: slice, source: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
+        adjoint_picard(source, saved[runs], [each.of_layers(runs) for each in filters], dt, activation, order, out)
+
+    march(sweep, phi, lam, Terms(g))
 
 
 def _through(u: Tensor, filters: list[Filter], k: int, activation: str) -> tuple[Tensor, list[Tensor]]:

@@ -17,6 +17,13 @@ class Tile:
 
 
 @dataclass(frozen=True)
+class PicardTile(Tile):
+    """As `Tile`, of one iteration of Picard steps; the channels of `layers` layers enter a product side by side."""
+
+    layers: int
+
+
+@dataclass(frozen=True)
 class GradientTile:
     """Rows × columns of the weights' gradient in one program, and how many pixels are summed over at a time."""
 
@@ -49,11 +56,21 @@ _GRADIENT = {
     (8, 16): (16, 16, 16, 4, 1),
     (8, 32): (32, 16, 16, 4, 1),
 }
+_SIDE_BY_SIDE = {2: 64, 4: 64, 8: 32}  # bytes: channels of all layers that enter a product together
 
 
 def step_tile(channels: int, dtype: torch.dtype) -> Tile:
     """The tile of a convolution."""
     return Tile(*_of(_STEP, channels, dtype))
+
+
+def picard_tile(channels: int, dtype: torch.dtype, shared: bool) -> PicardTile:
+    """The tile of one convolution of Picard steps; `shared`: of the same states in all layers of a run."""
+    tile = step_tile(channels, dtype)
+    columns, pixels = _SIDE_BY_SIDE[dtype.itemsize], tile.pixels // 2
+    if not shared or tile.cols >= columns:
+        return PicardTile(pixels, tile.cols, tile.summed, tile.warps, tile.stages, 1)
+    return PicardTile(min(pixels, 32), tile.cols, tile.summed, tile.warps, tile.stages, columns // tile.cols)
 
 
 def gradient_tile(channels: int, dtype: torch.dtype) -> GradientTile:

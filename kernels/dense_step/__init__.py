@@ -6,20 +6,24 @@ the memory order this operation is fastest in. Written tensors must not overlap 
 `dense_ode_step` is the differentiable one.
 
 `sweep` and `adjoint_sweep` march in place through many steps of all intervals; the fused kernels do so in one launch
-where the weights fit on chip (`tiles`), else in one a step. All else is one launch for all layers. Tensors that do not
-go together are a ValueError; `operators` has the same functions without a check.
+where the weights fit on chip (`tiles`), else in one a step. `picard` and `adjoint_picard` are Picard iterations over K
+runs of S layers (`kernels.picard`) with `w_KSHH` and `b_KSH`, a launch each iteration; their sweeps are one launch in
+all for order 1 and narrow layers, else one each step and iteration. All else is one launch for all layers. Tensors that
+do not go together are a ValueError; `operators` has the same functions without a check.
 """
 
 from torch import Tensor
 
 from lpgpu.kernels.activations import activation_named
-from lpgpu.kernels.checks import check_tensors
+from lpgpu.kernels.checks import check_sweep, check_tensors
 from lpgpu.kernels.dense_step import operators, reference
-from lpgpu.kernels.dense_step.checks import check_march, check_step
+from lpgpu.kernels.dense_step.checks import check_march, check_runs, check_step
 from lpgpu.kernels.dense_step.reference import empty_states
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 
 __all__ = [
+    "adjoint_picard",
+    "adjoint_picard_sweep",
     "adjoint_sweep",
     "advance",
     "dense_ode_step",
@@ -27,6 +31,8 @@ __all__ = [
     "empty_states",
     "linearise",
     "parameter_gradient",
+    "picard",
+    "picard_sweep",
     "sweep",
     "vjp",
 ]
@@ -154,6 +160,82 @@ def diagonal(saved_KBH: Tensor, w_KHH: Tensor, dt: float, activation: str, out: 
     """
     check_step(saved_KBH, w_KHH, None, activation, out=out)
     operators.diagonal(saved_KBH, w_KHH, dt, activation, out)
+
+
+def picard(
+    u_KBH: Tensor, w_KSHH: Tensor, b_KSH: Tensor | None, dt: float, activation: str, order: int, out: Tensor
+) -> None:  # fmt: skip
+    """Set out = v_S, what `order` Picard iterations over each run of S layers make of u.
+
+    Raises:
+        ValueError: for tensors whose shapes, dtypes or devices do not go together, or an order below 1.
+
+    >>> import torch
+    >>> u, w, out = torch.ones(1, 1, 2), torch.eye(2).expand(1, 3, 2, 2), torch.empty(1, 1, 2)
+    >>> picard(u, w, None, 1.0, "identity", 1, out)
+    >>> out.tolist()
+    [[[4.0, 4.0]]]
+    """
+    check_runs(u_KBH, w_KSHH, b_KSH, activation, order, out=out)
+    operators.picard(u_KBH, w_KSHH, b_KSH, dt, activation, order, out)
+
+
+def adjoint_picard(
+    lam_KBH: Tensor, saved_KSBH: Tensor, w_KSHH: Tensor, dt: float, activation: str, order: int, out: Tensor
+) -> None:  # fmt: skip
+    """As `picard`, of the layers' transposed Jacobians from the last to the first; `saved` is what `linearise` gave.
+
+    Raises:
+        ValueError: for tensors whose shapes, dtypes or devices do not go together, or an order below 1.
+
+    >>> import torch
+    >>> lam, w, out = torch.ones(1, 1, 2), torch.eye(2).expand(1, 3, 2, 2), torch.empty(1, 1, 2)
+    >>> adjoint_picard(lam, torch.ones(1, 3, 1, 2), w, 1.0, "identity", 2, out)
+    >>> out.tolist()
+    [[[7.0, 7.0]]]
+    """
+    check_runs(lam_KBH, w_KSHH, None, activation, order, saved=saved_KSBH, out=out)
+    operators.adjoint_picard(lam_KBH, saved_KSBH, w_KSHH, dt, activation, order, out)
+
+
+def picard_sweep(
+    u_PBH: Tensor, w_LSHH: Tensor, b_LSH: Tensor | None, dt: float, activation: str, order: int, sweep: Sweep,
+    g_PBH: Tensor | None = None,
+) -> None:  # fmt: skip
+    """March the states of a window of L runs through them, in place: as `sweep`, each step a Picard step.
+
+    Raises:
+        ValueError: for tensors whose shapes, dtypes or devices do not go together, or an order below 1.
+
+    >>> import torch
+    >>> u, w, march = torch.ones(3, 1, 2), torch.eye(2).expand(2, 3, 2, 2), Sweep(2, 0, 2, 2)
+    >>> picard_sweep(u, w, None, 1.0, "identity", 1, march)
+    >>> u[:, 0, 0].tolist()
+    [1.0, 4.0, 16.0]
+    """
+    check_sweep(u_PBH, sweep, Terms(g_PBH))
+    check_runs(u_PBH[1:], w_LSHH, b_LSH, activation, order)
+    operators.picard_sweep(u_PBH, w_LSHH, b_LSH, dt, activation, order, sweep, g_PBH)
+
+
+def adjoint_picard_sweep(
+    lam_PBH: Tensor, saved_LSBH: Tensor, w_LSHH: Tensor, dt: float, activation: str, order: int, sweep: Sweep,
+    g_PBH: Tensor | None = None,
+) -> None:  # fmt: skip
+    """March adjoint states: as `picard_sweep`, of the transposed Jacobians.
+
+    Raises:
+        ValueError: for tensors whose shapes, dtypes or devices do not go together, or an order below 1.
+
+    >>> import torch
+    >>> lam, w, back = torch.ones(3, 1, 2), torch.eye(2).expand(2, 3, 2, 2), Sweep(2, 1, 2, 2, reverse=True)
+    >>> adjoint_picard_sweep(lam, torch.ones(2, 3, 1, 2), w, 1.0, "identity", 1, back)
+    >>> lam[:, 0, 0].tolist()
+    [16.0, 4.0, 1.0]
+    """
+    check_sweep(lam_PBH, sweep, Terms(g_PBH))
+    check_runs(lam_PBH[1:], w_LSHH, None, activation, order, saved=saved_LSBH)
+    operators.adjoint_picard_sweep(lam_PBH, saved_LSBH, w_LSHH, dt, activation, order, sweep, g_PBH)
 
 
 def parameter_gradient(

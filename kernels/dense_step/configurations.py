@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 
 from lpgpu.kernels.configuration import Configuration
-from lpgpu.kernels.dense_step import tiles
+from lpgpu.kernels.dense_step import configurations_picard, tiles
 from lpgpu.kernels.dense_step.triton_kernels import dense_step_kernel, dense_sweep_kernel
 from lpgpu.kernels.precision import Precision
 from lpgpu.kernels.specialisation import TRITON_NAMES, specialised
@@ -33,8 +33,8 @@ _TILED: list[tuple[int, torch.dtype, Precision]] = [
 
 
 def configurations() -> list[Configuration]:
-    """Both kernels, forward and adjoint, at the widths that matter; the largest tile of each."""
-    return [*_resident(), *_tiled()]
+    """Every kernel, forward and adjoint, at the widths that matter; the largest tile of each."""
+    return [*_resident(), *_tiled(), *configurations_picard.configurations()]
 
 
 def _resident() -> Iterator[Configuration]:

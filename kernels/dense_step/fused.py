@@ -4,6 +4,12 @@ import torch
 from torch import Tensor
 
 from lpgpu.kernels.dense_step import tiles
+from lpgpu.kernels.dense_step.fused_picard import (  # noqa: F401
+    adjoint_picard,
+    adjoint_picard_sweep,
+    picard,
+    picard_sweep,
+)
 from lpgpu.kernels.dense_step.triton_kernels import dense_step_kernel, dense_sweep_kernel
 from lpgpu.kernels.devices import arch_of
 from lpgpu.kernels.launch import Launch, Operands, launch

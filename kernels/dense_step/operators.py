@@ -13,6 +13,10 @@ advance = Operation(reference.advance)
 linearise = Operation(reference.linearise)
 vjp = Operation(reference.vjp)
 diagonal = Operation(reference.diagonal)
+picard = Operation(reference.picard)
+adjoint_picard = Operation(reference.adjoint_picard)
+picard_sweep = Operation(reference.picard_sweep, mutates=("u",))
+adjoint_picard_sweep = Operation(reference.adjoint_picard_sweep, mutates=("lam",))
 
 
 @custom_op("lpgpu::dense_ode_step", mutates_args=())

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lpgpu.kernels.activations import activation_named
+from lpgpu.kernels.picard import iterate
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms, march
 
 
@@ -90,3 +91,54 @@ def adjoint_sweep(
             diagonal(saved[layers], w[layers], dt, activation, diagonal_out)
 
     march(sweep, phi, lam, terms)
+
+
+def picard(
+    u: Tensor, w: Tensor, b: Tensor | None, dt: float, activation: str, order: int, out: Tensor
+) -> None:  # fmt: skip
+    """out = v_S after `order` iterations over the runs' layers w [K, S, H, H]."""
+
+    def evaluate(states: Tensor) -> tuple[Tensor, None]:
+        phi = torch.empty_like(states.flatten(0, 1))
+        biases = None if b is None else b.flatten(0, 1)
+        advance(states.flatten(0, 1), w.flatten(0, 1), biases, dt, activation, phi)
+        return phi.view(states.shape), None
+
+    out.copy_(iterate(evaluate, u, w.shape[1], order, reverse=False))
+
+
+def adjoint_picard(
+    lam: Tensor, saved: Tensor, w: Tensor, dt: float, activation: str, order: int, out: Tensor
+) -> None:  # fmt: skip
+    """As `picard`, by the transposed Jacobians of the layers in reverse; saved is [K, S, B, H]."""
+
+    def evaluate(states: Tensor) -> tuple[Tensor, None]:
+        phi = torch.empty_like(states.flatten(0, 1))
+        vjp(states.flatten(0, 1), saved.flatten(0, 1), w.flatten(0, 1), dt, activation, phi)
+        return phi.view(states.shape), None
+
+    out.copy_(iterate(evaluate, lam, w.shape[1], order, reverse=True))
+
+
+def picard_sweep(
+    u: Tensor, w: Tensor, b: Tensor | None, dt: float, activation: str, order: int, sweep: Sweep,
+    g: Tensor | None = None,
+) -> None:  # fmt: skip
+    """March through runs of layers w [L, S, H, H], a Picard step each."""
+
+    def phi(runs: slice, source: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
+        picard(source, w[runs], None if b is None else b[runs], dt, activation, order, out)
+
+    march(sweep, phi, u, Terms(g))
+
+
+def adjoint_picard_sweep(
+    lam: Tensor, saved: Tensor, w: Tensor, dt: float, activation: str, order: int, sweep: Sweep,
+    g: Tensor | None = None,
+) -> None:  # fmt: skip
+    """As `picard_sweep`, by the transposed Jacobians."""
+
+    def phi(runs: slice, source: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
+        adjoint_picard(source, saved[runs], w[runs], dt, activation, order, out)
+
+    march(sweep, phi, lam, Terms(g))

@@ -6,7 +6,8 @@ the padded width it takes
     shared bytes ≤ P² · bytes  +  (2, and with two stages 4 more) · rows · P · bytes  +  1024
 
 and 3 · rows · P / threads registers for states and sums. Beyond that a step is a launch of its own, tiled in rows,
-columns and the sum.
+columns and the sum. A march of Picard steps of order 1 is one launch to width 64: a program takes its rows through all
+layers of a run, so beyond that a launch for each step, whose columns are spread, does as well (an estimate).
 """
 
 from dataclasses import dataclass, replace
@@ -56,9 +57,63 @@ _TILED = {
 }
 
 
+_PICARD = {
+    # (bytes, padded width): rows of many, columns, summed, layers at a time forward and adjoint, warps, stages
+    (2, 16): (64, 16, 16, (8, 8), 4, 2),
+    (2, 32): (64, 32, 32, (4, 4), 4, 2),
+    (2, 64): (64, 32, 64, (4, 1), 8, 2),
+    (4, 16): (16, 16, 16, (4, 4), 4, 2),
+    (4, 32): (16, 32, 32, (2, 2), 4, 2),
+    (4, 64): (16, 32, 32, (4, 2), 8, 2),
+    (8, 16): (16, 16, 16, (2, 1), 4, 1),
+    (8, 32): (16, 16, 16, (2, 1), 4, 1),
+}
+
+_PICARD_RESIDENT = {
+    # (bytes, padded width): layers at a time, warps, stages; beyond that a march is spread over more programs
+    (2, 16): (8, 4, 3),
+    (2, 32): (4, 4, 3),
+    (2, 64): (2, 4, 3),
+    (4, 16): (4, 4, 2),
+    (4, 32): (2, 4, 2),
+    (4, 64): (1, 8, 2),
+    (8, 16): (2, 4, 1),
+    (8, 32): (1, 4, 1),
+}
+_PICARD_ROWS = 16
+_MANY_ROWS = 8192  # from here on there are programs enough with larger tiles, which load W less often
+
+
 def padded(width: int) -> int:
     """The power of two that a tile of this many columns takes; 16 is the narrowest matrix product."""
     return max(16, 1 << (width - 1).bit_length())
+
+
+@dataclass(frozen=True)
+class PicardTile(Tile):
+    """As `Tile`, for one iteration of Picard steps or for a march of them; `layers` enter a product together."""
+
+    layers: int
+
+
+@lru_cache(1024)
+def picard_tile(width: int, rows: int, dtype: torch.dtype, order: int, adjoint: bool) -> PicardTile:
+    """The tile of one Picard iteration, of `order` in all, with so many `rows` of all runs together."""
+    widest = max(cols for size, cols in _PICARD if size == dtype.itemsize)
+    many, cols, summed, layers, warps, stages = _PICARD[dtype.itemsize, min(padded(width), widest)]
+    return PicardTile(
+        many if rows >= _MANY_ROWS else _PICARD_ROWS, cols, summed, warps, stages, layers[adjoint] if order == 1 else 1
+    )
+
+
+@lru_cache(1024)
+def picard_march_tile(width: int, dtype: torch.dtype, order: int) -> PicardTile | None:
+    """The tile of a march of Picard steps in one launch; None where each step is a launch of its own."""
+    cols = padded(width)
+    if order > 1 or (dtype.itemsize, cols) not in _PICARD_RESIDENT:
+        return None
+    layers, warps, stages = _PICARD_RESIDENT[dtype.itemsize, cols]
+    return PicardTile(_PICARD_ROWS, cols, cols, warps, stages, layers)
 
 
 @lru_cache(1024)

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from lpgpu.kernels.checks import check_sweep, check_tensors
 from lpgpu.kernels.implicit_gru.reference import FORMULATIONS, Cell, Coefficients
+from lpgpu.kernels.picard import check_order
 from lpgpu.kernels.sweep import Sweep, Terms
 
 
@@ -33,6 +34,26 @@ def check_cell(like: Tensor, x: Tensor, cell: Cell, **states: Tensor | None) -> 
     check_tensors(
         like, x=(x, (steps, batch, 3 * width)), w=(cell.w, (3 * width, width)), b=(cell.b, (3 * width,)), **expected
     )
+
+
+def check_runs(like: Tensor, order: int, w: Tensor, x: Tensor | None = None, at: Coefficients | None = None) -> None:
+    """That x [K, S, B, 3H] or the coefficients [K, S, ...] are of the runs that states `like` [K, B, H] start.
+
+    Raises:
+        ValueError: saying what does not go together, what came and what was expected.
+    """
+    _check_states(like)
+    check_weights(like, w)
+    per_step = x if at is None else at.a
+    if per_step is None or per_step.ndim != 4:
+        raise ValueError(f"the runs' steps have shape {tuple(per_step.shape)}; expected [runs, steps, ...]")  # pyright: ignore
+    check_order(order, per_step.shape[1])
+    state = (len(like), per_step.shape[1], *like.shape[1:])
+    gates = (*state[:3], 3 * like.shape[-1])
+    if at is None:
+        check_tensors(like, x=(x, gates))
+    else:
+        check_tensors(like, a=(at.a, state), c=(at.c, gates), c_n=(at.c_n, state))
 
 
 def check_coefficients(like: Tensor, at: Coefficients, steps: int) -> None:

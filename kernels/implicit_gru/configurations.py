@@ -9,7 +9,7 @@ import torch
 import triton.language as tl
 
 from lpgpu.kernels.configuration import Configuration
-from lpgpu.kernels.implicit_gru import triton_adjoint, triton_kernels
+from lpgpu.kernels.implicit_gru import configurations_picard, triton_adjoint, triton_kernels
 from lpgpu.kernels.implicit_gru.plans import dot_operands
 from lpgpu.kernels.implicit_gru.tiles import Kind, Tile, tile
 from lpgpu.kernels.implicit_gru.triton_cell import RUNTIME
@@ -55,7 +55,7 @@ _COEFFICIENTS = ("a_out", "c_out", "c_n_out")
 
 def configurations() -> list[Configuration]:
     """Sweeps and steps, forward and adjoint, at the widths that matter; plain and, in bf16, with every term."""
-    return [*_resident(), *_tiled(), *_elementwise()]
+    return [*_resident(), *_tiled(), *_elementwise(), *configurations_picard.configurations()]
 
 
 def _resident() -> Iterator[Configuration]:

@@ -10,6 +10,12 @@ from torch import Tensor
 from lpgpu.kernels.devices import arch_of
 from lpgpu.kernels.dispatch import reasons
 from lpgpu.kernels.implicit_gru import cuda_march, plans, reference, tiles
+from lpgpu.kernels.implicit_gru.fused_picard import (  # noqa: F401
+    adjoint_picard,
+    adjoint_picard_sweep,
+    picard,
+    picard_sweep,
+)
 from lpgpu.kernels.implicit_gru.reference import Cell, Coefficients
 from lpgpu.kernels.implicit_gru.tiles import Kind, Tile
 from lpgpu.kernels.launch import launch

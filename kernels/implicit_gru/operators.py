@@ -49,6 +49,10 @@ advance = Operation(reference.advance, unsupported=why_unsupported)
 linearise = Operation(reference.linearise, unsupported=why_unsupported)
 vjp = Operation(reference.vjp, unsupported=why_unsupported)
 diagonal = Operation(reference.diagonal, unsupported=why_unsupported)
+picard = Operation(reference.picard, unsupported=why_unsupported)
+adjoint_picard = Operation(reference.adjoint_picard, unsupported=why_unsupported)
+picard_sweep = Operation(reference.picard_sweep, mutates=("h",), unsupported=why_unsupported)
+adjoint_picard_sweep = Operation(reference.adjoint_picard_sweep, mutates=("lam",), unsupported=why_unsupported)
 gate_gradients = Operation(reference.gate_gradients, unsupported=why_unsupported)
 
 

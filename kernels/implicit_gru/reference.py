@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lpgpu.kernels.activations import tanh_
+from lpgpu.kernels.picard import iterate
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms, march
 
 FORMULATIONS = ("implicit", "classic")
@@ -211,6 +212,51 @@ def adjoint_sweep_recomputed(
             diagonal(at, cell.w, diagonal_out)
 
     march(sweep, phi, lam, terms)
+
+
+def picard(h: Tensor, x: Tensor, cell: Cell, order: int, out: Tensor) -> None:
+    """out = v_S after `order` iterations over the runs' steps x [K, S, B, 3H], the decays composed exactly."""
+
+    def evaluate(states: Tensor) -> tuple[Tensor, Tensor]:
+        phi, a = torch.empty_like(states.flatten(0, 1)), torch.empty_like(states.flatten(0, 1))
+        advance(states.flatten(0, 1), x.flatten(0, 1), cell, phi, decay_out=a)
+        return phi.view(states.shape), a.view(states.shape)
+
+    out.copy_(iterate(evaluate, h, x.shape[1], order, reverse=False))
+
+
+def adjoint_picard(lam: Tensor, at: Coefficients, w: Tensor, order: int, out: Tensor) -> None:
+    """As `picard`, by the transposed Jacobians of the steps in reverse; `at` is [K, S, ...]."""
+    flat = Coefficients(*(t.flatten(0, 1) for t in at.tensors()))
+
+    def evaluate(states: Tensor) -> tuple[Tensor, Tensor]:
+        phi = torch.empty_like(states.flatten(0, 1))
+        vjp(states.flatten(0, 1), flat, w, phi)
+        return phi.view(states.shape), at.a
+
+    out.copy_(iterate(evaluate, lam, at.a.shape[1], order, reverse=True))
+
+
+def picard_sweep(
+    h: Tensor, x: Tensor, cell: Cell, order: int, sweep: Sweep, g: Tensor | None = None
+) -> None:  # fmt: skip
+    """March through runs of steps x [L, S, B, 3H], a Picard step each."""
+
+    def phi(runs: slice, source: Tensor, out: Tensor, diagonal_out: Tensor | None) -> None:
+        picard(source, x[runs], cell, order, out)
+
+    march(sweep, phi, h, Terms(g))
+
+
+def adjoint_picard_sweep(
+    lam: Tensor, at: Coefficients, w: Tensor, order: int, sweep: Sweep, g: Tensor | None = None
+) -> None:  # fmt: skip
+    """As `picard_sweep`, by the transposed Jacobians."""
+
+    def phi(runs: slice, source: Tensor, out: Tensor, diagonal_out: Tensor | None) -> None:
+        adjoint_picard(source, at[runs], w, order, out)
+
+    march(sweep, phi, lam, Terms(g))
 
 
 def _by_gate(c_KBG: Tensor, lam: Tensor) -> Tensor:

@@ -90,6 +90,24 @@ def tile(
     return _tiled(arithmetic, narrow, arch, num_rows, f"W would take {shared} of {available} bytes of shared memory")
 
 
+@lru_cache(1024)
+def picard_tile(width: int, dtype: torch.dtype, arch: int, *, precision: Precision, kind: Kind) -> Tile:
+    """The tile of one iteration of Picard steps: of few rows always, as those of a march are.
+
+    To H = 128 (fp32: 64) the adjoint sums over all of W's rows at once, and keeps them on chip for all steps of a run;
+    forward, one product in the first iteration serves them all.
+    """
+    padded = max(16, 1 << (width - 1).bit_length())
+    arithmetic = _arithmetic(dtype, precision)
+    if padded > 128 or arithmetic in ("fp64", "ieee") or width % 2:
+        return tile(width, dtype, arch, precision=precision, steps=1, num_rows=1)
+    columns, depth, widest = (32, 64, 128) if dtype.itemsize == 2 else (16, 32, 64)
+    held = kind == "adjoint" and padded <= widest
+    warps = 8 if held and padded > 64 else 4
+    depth = padded if held else min(depth, padded)
+    return Tile("tiled", ROWS, min(columns, padded), depth, warps, 2, 0, "few rows, and few units")
+
+
 LIBRARY = {"16-bit": ((512, 4096), (1000, 256)), "tf32x3": ((256, 4096), (1000, 256))}
 """Arithmetic → (least width, least rows) from which an H100 took longer for the tiled adjoint than PyTorch's operators.
 

@@ -14,26 +14,30 @@ Gonzalez et al., "Predictability enables parallelization of nonlinear state spac
 Jacobi and Newton iterations as linear dynamical systems) have the iteration for whole sequences.
 """
 
-import torch
 from torch import Tensor
 
 from lpgpu.kernels.affine_scan.operators import affine_scan
-from lpgpu.mgrit.hierarchy import Grid
+from lpgpu.kernels.picard import Runs, empty_runs, iterate
+from lpgpu.kernels.sweep import Sweep, Terms
+from lpgpu.mgrit.hierarchy import Grid, Window
 from lpgpu.mgrit.propagator import Propagator
 
 
 class Picard(Propagator):
     """Φ_c of every level below the finest, by `order` Picard iterations over the layers of `fine` on the grid `finest`.
 
-    From order σ on the layers are composed one after the other, which is what the iteration converges to.
+    From order σ on the layers are composed one after the other, which is what the iteration converges to. `chunk`: how
+    many coarse layers to step at a time at most (None: all that are asked for), as all layers under them are evaluated
+    at once.
     """
 
-    def __init__(self, fine: Propagator, finest: Grid, order: int) -> None:
+    def __init__(self, fine: Propagator, finest: Grid, order: int, chunk: int | None = None) -> None:
         fine.expect_runs()
         self.work = fine.work
         self.fine = fine
         self.finest = finest
         self.order = order
+        self.chunk = chunk
 
     def depth(self, grid: Grid) -> int:
         return min(self.order, grid.stride)
@@ -50,66 +54,48 @@ class Picard(Propagator):
         diagonal: Tensor | None = None,
         decay: Tensor | None = None,
     ) -> None:
-        interval = _Interval(self.fine, self.finest, grid, layers)
-        if self.order >= grid.stride:
-            interval.compose(u, out)
+        runs = Runs(grid.of_network(layers), grid.stride)
+        for part in runs.parts(self.chunk):
+            self._step_through(runs[part], u[part], out[part])
+
+    def _sweep(self, window: Window, sweep: Sweep, u: Tensor, terms: Terms) -> None:
+        grid = window.grid
+        if self.order >= grid.stride or not self.fine.fuses_picard(u):
+            return super()._sweep(window, sweep, u, terms)
+        runs = Runs(grid.of_network(window.own_layers), grid.stride)
+        self.fine.picard_sweep(runs, self.order, u, sweep, terms.g)
+
+    def _step_through(self, runs: Runs, u: Tensor, out: Tensor) -> None:
+        if self.order >= runs.span:
+            self._compose(runs, u, out)
+        elif self.fine.fuses_picard(u):
+            self.fine.picard_step(runs, self.order, u, out)
         else:
-            out.copy_(interval.iterate(u, self.order))
+            reverse = self.finest.reverse
 
+            def evaluate(states: Tensor) -> tuple[Tensor, Tensor | None]:
+                return self._evaluate(runs, states)
 
-class _Interval:
-    """The σ finest layers under each of K coarse layers: slices `at(j)` of the finest grid, one for each position j."""
+            out.copy_(iterate(evaluate, u, runs.span, self.order, reverse=reverse, scan=affine_scan))
 
-    def __init__(self, fine: Propagator, finest: Grid, grid: Grid, layers: slice) -> None:
-        self.fine = fine
-        self.finest = finest
-        self.span = grid.stride
-        self.reverse = grid.reverse
-        self.first = grid.of_network(layers)
-
-    def at(self, j: int) -> slice:
-        """The layers at position j of the K intervals."""
-        return slice(self.first.start + j, self.first.stop + j, self.first.step)
-
-    def compose(self, u: Tensor, out: Tensor) -> None:
+    def _compose(self, runs: Runs, u: Tensor, out: Tensor) -> None:
         """out = Φ_{σ−1} ∘ … ∘ Φ_0 (u), in marching order."""
-        positions = range(self.span)[:: -1 if self.reverse else 1]
+        positions = range(runs.span)[:: -1 if self.finest.reverse else 1]
         for j in positions:
             source = u if j == positions[0] else out.clone()
-            self.fine._step(self.finest, self.at(j), source, out, None)
+            self.fine._step(self.finest, runs.at(j), source, out, None)
 
-    def iterate(self, u: Tensor, order: int) -> Tensor:
-        """v_σ [K, ...] after `order` iterations from u [K, ...]."""
-        start, end = (self.span, 0) if self.reverse else (0, self.span)
-        v = _empty(u, len(u), self.span + 1)
-        v[:, start] = u
-        anchors = u.unsqueeze(1).expand(-1, self.span, *u.shape[1:])
-        for iteration in range(order):
-            phi, decay = self._evaluate(anchors)
-            affine_scan(v, phi, anchors, decay, self.reverse)
-            if iteration + 1 < order:
-                anchors = (v[:, 1:] if self.reverse else v[:, :-1]).clone()
-        return v[:, end]
-
-    def _evaluate(self, states: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _evaluate(self, runs: Runs, states: Tensor) -> tuple[Tensor, Tensor | None]:
         """Φ_j of `states` [K, σ, ...] at every position j, and the decays D_j where the layers have any."""
-        count = len(states)
+        count, span = states.shape[:2]
         like = states[:, 0]
-        phi = _empty(like, count, self.span)
-        decay = _empty(like, count, self.span) if self.fine.has_decay else None
-        if self.first.step == self.span and (count == 1 or self.fine.prefers_wide_steps(like)):
-            layers = slice(self.first.start, self.first.start + count * self.span, 1)
+        phi = empty_runs(like, count, span)
+        decay = empty_runs(like, count, span) if self.fine.has_decay else None
+        if runs.begins.step == span and (count == 1 or self.fine.prefers_wide_steps(like)):
             of_decay = None if decay is None else decay.flatten(0, 1)
-            self.fine._step(self.finest, layers, states.flatten(0, 1), phi.flatten(0, 1), None, of_decay)
+            self.fine._step(self.finest, runs.layers, states.flatten(0, 1), phi.flatten(0, 1), None, of_decay)
             return phi, decay
-        for j in range(self.span):
+        for j in range(span):
             of_decay = None if decay is None else decay[:, j]
-            self.fine._step(self.finest, self.at(j), states[:, j], phi[:, j], None, of_decay)
+            self.fine._step(self.finest, runs.at(j), states[:, j], phi[:, j], None, of_decay)
         return phi, decay
-
-
-def _empty(like: Tensor, *counts: int) -> Tensor:
-    """Uninitialised states [*counts, ...], each in the memory order of one of `like` [K, ...]."""
-    inner = like.shape[1:]
-    flat = like.new_empty_strided((torch.Size(counts).numel(), *inner), (inner.numel(), *like.stride()[1:]))
-    return flat.unflatten(0, counts)

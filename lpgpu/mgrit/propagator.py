@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
+from lpgpu.kernels.picard import Runs
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms, march
 from lpgpu.mgrit.halo import HaloOf
 from lpgpu.mgrit.hierarchy import Grid, Window, length
@@ -81,6 +82,18 @@ class Propagator(ABC):
     def prefers_wide_steps(self, like: Tensor) -> bool:
         """Whether one step of many layers, with states like `like`, is cheaper than several of fewer layers."""
         return False
+
+    def fuses_picard(self, like: Tensor) -> bool:
+        """Whether `picard_step` and `picard_sweep` are the way to iterate from states like `like`."""
+        return False
+
+    def picard_step(self, runs: Runs, order: int, u: Tensor, out: Tensor) -> None:
+        """out = what so many Picard iterations over each run of finest layers make of u; both are [runs, ...]."""
+        raise NotImplementedError(f"{type(self).__name__} has no fused Picard step")
+
+    def picard_sweep(self, runs: Runs, order: int, u: Tensor, sweep: Sweep, g: Tensor | None) -> None:
+        """March u [runs + 1, ...] in place through a sweep of the runs, each step a `picard_step`, plus g."""
+        raise NotImplementedError(f"{type(self).__name__} has no fused Picard sweep")
 
     @abstractmethod
     def _step(

@@ -9,6 +9,7 @@ from torch import Tensor
 from lpgpu.kernels import conv_step
 from lpgpu.kernels.conv_step import operators
 from lpgpu.kernels.dispatch import could_fuse
+from lpgpu.kernels.picard import Runs
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 from lpgpu.nn.propagators.extended import HaloOf, extended
 from lpgpu.nn.propagators.layers import Layers, Linearisation, preferred_for
@@ -68,11 +69,23 @@ class ConvLayers(Layers):
     def sweep(self, layers: slice, u: Tensor, sweep: Sweep, terms: Terms = NO_TERMS) -> None:
         conv_step.sweep(u, self._of(layers), self.dt, self.activation, sweep, terms)
 
+    def fuses_picard(self, like: Tensor) -> bool:
+        return could_fuse(like)
+
+    def picard(self, runs: Runs, order: int, u: Tensor, out: Tensor) -> None:
+        operators.picard(u, self._of_runs(runs), self.dt, self.activation, order, out)
+
+    def picard_sweep(self, runs: Runs, order: int, u: Tensor, sweep: Sweep, g: Tensor | None) -> None:
+        operators.picard_sweep(u, self._of_runs(runs), self.dt, self.activation, order, sweep, g)
+
     def empty_states(self, points: int, like: Tensor) -> Tensor:
         return conv_step.empty_states(points, like)
 
     def _of(self, layers: slice) -> list[conv_step.Filter]:
         return [each.of_layers(layers) for each in self.filters]
+
+    def _of_runs(self, runs: Runs) -> list[conv_step.Filter]:
+        return [each.of_runs(runs) for each in self.filters]
 
 
 class _Linearised(Linearisation):
@@ -95,7 +108,18 @@ class _Linearised(Linearisation):
     def sweep(self, lam: Tensor, sweep: Sweep, terms: Terms = NO_TERMS) -> None:
         conv_step.adjoint_sweep(lam, self.kept, self.filters, self.dt, self.activation, sweep, terms)
 
+    def picard(self, runs: Runs, order: int, lam: Tensor, out: Tensor) -> None:
+        operators.adjoint_picard(lam, *self._of_runs(runs), self.dt, self.activation, order, out)
+
+    def picard_sweep(self, runs: Runs, order: int, lam: Tensor, sweep: Sweep, g: Tensor | None) -> None:
+        operators.adjoint_picard_sweep(lam, *self._of_runs(runs), self.dt, self.activation, order, sweep, g)
+
     def parameter_gradients(self, lam: Tensor) -> Sequence[Tensor | None]:
         gradients = operators.parameter_gradient(lam, self.kept, self.u, self.filters, self.dt, self.activation)
         with_bias = [each.b is not None for each in self.filters]
         return [d for pair, both in zip(gradients, with_bias, strict=True) for d in pair[: 1 + both]]
+
+    def _of_runs(self, runs: Runs) -> tuple[conv_step.Saved, list[conv_step.Filter]]:
+        saved = conv_step.Saved([runs.within(each) for each in self.kept.stacked()])
+        own = runs.from_first()
+        return saved, [each.of_runs(own) for each in self.filters]

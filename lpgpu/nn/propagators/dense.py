@@ -7,6 +7,7 @@ from torch import Tensor
 from lpgpu.kernels import dense_step
 from lpgpu.kernels.dense_step import operators
 from lpgpu.kernels.dispatch import could_fuse
+from lpgpu.kernels.picard import Runs
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 from lpgpu.nn.propagators.extended import HaloOf, extended
 from lpgpu.nn.propagators.layers import Layers, Linearisation, preferred_for
@@ -54,6 +55,15 @@ class DenseLayers(Layers):
         w, b = self._of(layers)
         dense_step.sweep(u, w, b, self.dt, self.activation, sweep, terms)
 
+    def fuses_picard(self, like: Tensor) -> bool:
+        return could_fuse(like)
+
+    def picard(self, runs: Runs, order: int, u: Tensor, out: Tensor) -> None:
+        operators.picard(u, *self._of_runs(runs), self.dt, self.activation, order, out)
+
+    def picard_sweep(self, runs: Runs, order: int, u: Tensor, sweep: Sweep, g: Tensor | None) -> None:
+        operators.picard_sweep(u, *self._of_runs(runs), self.dt, self.activation, order, sweep, g)
+
     def linearise(self, layers: slice, u: Tensor, kept: Tensor | None = None) -> Linearisation:
         w, b = self._of(layers)
         return _Linearised(self, w, u, operators.linearise(u, w, b, self.activation) if kept is None else kept)
@@ -63,6 +73,9 @@ class DenseLayers(Layers):
 
     def _of(self, layers: slice) -> tuple[Tensor, Tensor | None]:
         return self.w[layers], None if self.b is None else self.b[layers]
+
+    def _of_runs(self, runs: Runs) -> tuple[Tensor, Tensor | None]:
+        return runs.of(self.w), None if self.b is None else runs.of(self.b)
 
 
 class _Linearised(Linearisation):
@@ -83,6 +96,14 @@ class _Linearised(Linearisation):
 
     def sweep(self, lam: Tensor, sweep: Sweep, terms: Terms = NO_TERMS) -> None:
         dense_step.adjoint_sweep(lam, self.kept, self.w, self.stack.dt, self.stack.activation, sweep, terms)
+
+    def picard(self, runs: Runs, order: int, lam: Tensor, out: Tensor) -> None:
+        saved, w = runs.within(self.kept), runs.within(self.w)
+        operators.adjoint_picard(lam, saved, w, self.stack.dt, self.stack.activation, order, out)
+
+    def picard_sweep(self, runs: Runs, order: int, lam: Tensor, sweep: Sweep, g: Tensor | None) -> None:
+        saved, w = runs.within(self.kept), runs.within(self.w)
+        operators.adjoint_picard_sweep(lam, saved, w, self.stack.dt, self.stack.activation, order, sweep, g)
 
     def parameter_gradients(self, lam: Tensor) -> Sequence[Tensor | None]:
         dw, db = dense_step.parameter_gradient(lam, self.kept, self.u, self.stack.dt, self.stack.activation)

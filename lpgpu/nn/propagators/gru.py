@@ -10,6 +10,7 @@ from torch import Tensor
 from lpgpu.kernels import implicit_gru
 from lpgpu.kernels.dispatch import could_fuse
 from lpgpu.kernels.implicit_gru import Cell, Coefficients, Gates, operators
+from lpgpu.kernels.picard import Runs
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 from lpgpu.nn.propagators.extended import HaloOf, extended
 from lpgpu.nn.propagators.layers import Layers, Linearisation
@@ -97,6 +98,15 @@ class GRULayers(Layers):
     def sweep(self, layers: slice, u: Tensor, sweep: Sweep, terms: Terms = NO_TERMS) -> None:
         implicit_gru.sweep(u, self.x[layers], self.cell, sweep, terms)
 
+    def fuses_picard(self, like: Tensor) -> bool:
+        return could_fuse(like)
+
+    def picard(self, runs: Runs, order: int, u: Tensor, out: Tensor) -> None:
+        operators.picard(u, runs.of(self.x), self.cell, order, out)
+
+    def picard_sweep(self, runs: Runs, order: int, u: Tensor, sweep: Sweep, g: Tensor | None) -> None:
+        operators.picard_sweep(u, runs.of(self.x), self.cell, order, sweep, g)
+
     def join(self, kept: Sequence[Gates | Coefficients]) -> Gates | Coefficients:
         first = kept[0]
         return type(first)(*(torch.cat(parts) for parts in zip(*(each.tensors() for each in kept), strict=True)))
@@ -122,8 +132,17 @@ class _Linearised(Linearisation):
     def decay(self, out: Tensor) -> None:
         out.copy_(self.at.a)
 
+    def picard(self, runs: Runs, order: int, lam: Tensor, out: Tensor) -> None:
+        operators.adjoint_picard(lam, self._of_runs(runs), self.w, order, out)
+
+    def picard_sweep(self, runs: Runs, order: int, lam: Tensor, sweep: Sweep, g: Tensor | None) -> None:
+        operators.adjoint_picard_sweep(lam, self._of_runs(runs), self.w, order, sweep, g)
+
     def parameter_gradients(self, lam: Tensor) -> Sequence[Tensor | None]:
         return operators.gate_gradients(lam, self.at)
+
+    def _of_runs(self, runs: Runs) -> Coefficients:
+        return Coefficients(*map(runs.within, self.at.tensors()))
 
 
 class _WithResets(_Linearised):
@@ -175,6 +194,9 @@ class _Once(Linearisation):
 
     def decay(self, out: Tensor) -> None:
         self._stored.decay(out)
+
+    def picard(self, runs: Runs, order: int, lam: Tensor, out: Tensor) -> None:
+        self._stored.picard(runs, order, lam, out)
 
     def parameter_gradients(self, lam: Tensor) -> Sequence[Tensor | None]:
         return self._stored.parameter_gradients(lam)

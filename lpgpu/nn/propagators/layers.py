@@ -11,6 +11,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from lpgpu.kernels.dispatch import could_fuse
+from lpgpu.kernels.picard import Runs
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 from lpgpu.mgrit.hierarchy import length
 from lpgpu.nn.propagators.extended import HaloOf
@@ -38,6 +39,17 @@ class Linearisation(ABC):
     def sweep(self, lam: Tensor, sweep: Sweep, terms: Terms = NO_TERMS) -> None:
         """March λ through `sweep` in one go, in place, where `Layers.fuses_sweeps`; arguments as for `Layers.sweep`."""
         raise NotImplementedError(f"{type(self).__name__} has no fused sweep")
+
+    def picard(self, runs: Runs, order: int, lam: Tensor, out: Tensor) -> None:
+        """Picard iterations of the transposed Jacobians, where `Layers.fuses_picard`.
+
+        This linearisation is of `runs.layers`; all else as for `Layers.picard`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no fused Picard step")
+
+    def picard_sweep(self, runs: Runs, order: int, lam: Tensor, sweep: Sweep, g: Tensor | None) -> None:
+        """March λ through a sweep of the runs, each step a Picard step, in place; as `Layers.picard_sweep`."""
+        raise NotImplementedError(f"{type(self).__name__} has no fused Picard sweep")
 
     @abstractmethod
     def parameter_gradients(self, lam: Tensor) -> Sequence[Tensor | None]:
@@ -138,6 +150,18 @@ class Layers(ABC):
         """March u [K + 1, ...] through `sweep` of the K layers in one go, in place."""
         raise NotImplementedError(f"{type(self).__name__} has no fused sweep")
 
+    def fuses_picard(self, like: Tensor) -> bool:
+        """Whether `picard` and `picard_sweep`, here and of linearisations, are the way for states like `like`."""
+        return False
+
+    def picard(self, runs: Runs, order: int, u: Tensor, out: Tensor) -> None:
+        """out = what `order` Picard iterations over each run of layers make of u; both [runs, ...]."""
+        raise NotImplementedError(f"{type(self).__name__} has no fused Picard step")
+
+    def picard_sweep(self, runs: Runs, order: int, u: Tensor, sweep: Sweep, g: Tensor | None) -> None:
+        """March u [runs + 1, ...] in place through a sweep of the runs, each step a Picard step; g [runs + 1, ...]."""
+        raise NotImplementedError(f"{type(self).__name__} has no fused Picard sweep")
+
     def join(self, kept: Sequence[Any]) -> Any:
         """What `advance` kept of layers one by one, as if of all at once: to linearise them in one pass.
 
@@ -151,9 +175,9 @@ class Layers(ABC):
 
 
 def preferred_for(weights: Tensor) -> tuple[str, int]:
-    """The coarse operator for layers with kernels: Picard, but where a coarse level is marched in one fused launch.
+    """The coarse operator for layers with kernels: Picard, but where kernels are fused.
 
-    On trained weights Picard of order 1 is the more accurate (docs/experiments/coarse_operators.md). Its step is
-    several launches as yet: on an H100 a solve took 13 to 18 ms where the rediscretised one took 0.6.
+    On trained weights Picard of order 1 is the more accurate (docs/experiments/coarse_operators.md). Before its steps
+    were fused a solve took 13 to 18 ms on an H100 where the rediscretised one took 0.6; fused it is not measured yet.
     """
     return ("rediscretised", 1) if could_fuse(weights) else ("picard", 1)

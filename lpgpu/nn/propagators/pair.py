@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lpgpu.kernels.sweep import Sweep, Terms
+from lpgpu.kernels.picard import Runs
+from lpgpu.kernels.sweep import Sweep, Terms, march
 from lpgpu.mgrit import AllPoints, Grid, Propagator, States, Window
 from lpgpu.mgrit.halo import HaloOf
 from lpgpu.mgrit.hierarchy import length
@@ -47,6 +48,15 @@ class ForwardPropagator(Propagator):
 
     def prefers_wide_steps(self, like: Tensor) -> bool:
         return self.layers.fuses_sweeps(like)
+
+    def fuses_picard(self, like: Tensor) -> bool:
+        return self.layers.fuses_picard(like)
+
+    def picard_step(self, runs: Runs, order: int, u: Tensor, out: Tensor) -> None:
+        self.layers.picard(runs, order, u, out)
+
+    def picard_sweep(self, runs: Runs, order: int, u: Tensor, sweep: Sweep, g: Tensor | None) -> None:
+        self.layers.picard_sweep(runs, order, u, sweep, g)
 
     def take_halo(self, halo_of: HaloOf) -> None:
         self.layers.take_halo(halo_of)
@@ -131,6 +141,21 @@ class AdjointPropagator(Propagator):
 
     def prefers_wide_steps(self, like: Tensor) -> bool:
         return self.forward.prefers_wide_steps(like)
+
+    def fuses_picard(self, like: Tensor) -> bool:
+        return self.forward.fuses_picard(like)
+
+    def picard_step(self, runs: Runs, order: int, u: Tensor, out: Tensor) -> None:
+        self._linearise(self.grid, runs.layers).picard(runs, order, u, out)
+
+    def picard_sweep(self, runs: Runs, order: int, u: Tensor, sweep: Sweep, g: Tensor | None) -> None:
+        if isinstance(self.u, AllPoints):
+            return self._linearise(self.grid, runs.layers).picard_sweep(runs, order, u, sweep, g)
+
+        def step(layers: slice, source: Tensor, out: Tensor, diagonal: Tensor | None) -> None:
+            self.picard_step(runs[layers], order, source, out)
+
+        march(sweep, step, u, Terms(g))  # a linearisation of all layers would outweigh the states that are not stored
 
     def _step(
         self,

@@ -35,7 +35,8 @@ SOLVERS = {
     "default": MGRIT(cuda_graph=False),
     "c_points": MGRIT(levels=2, coarsening=5, store="c_points", cuda_graph=False),
     "serial": Serial(),
-    "picard": MGRIT(coarse_operator="picard", picard_order=2, cuda_graph=False),
+    "picard": MGRIT(coarse_operator="picard", cuda_graph=False),
+    "picard of order 2": MGRIT(coarse_operator="picard", picard_order=2, store="c_points", cuda_graph=False),
     "linear": MGRIT(coarse_operator="linear", cuda_graph=False),
     "F-cycle": MGRIT(cycle="F", levels=4, coarsening=2, relaxation="F", initial_guess="constant", cuda_graph=False),
 }
@@ -83,10 +84,17 @@ def test_grids_of_large_networks_are_launched(build: Callable[[], nn.Module], sh
     assert trained(build(), shape, torch.bfloat16).launches
 
 
-@pytest.mark.parametrize(("dtype", "arch"), [(torch.float32, 90), (torch.bfloat16, 80)])
-@pytest.mark.parametrize("network", NETWORKS)
-def test_what_is_launched_compiles(network: str, dtype: torch.dtype, arch: int) -> None:
-    launches = train_step(network, "default", dtype, arch).launches
+COMPILED = [
+    *itertools.product(NETWORKS, ["default"], [(torch.float32, 90), (torch.bfloat16, 80)]),
+    *itertools.product(["dense, odd", "dense, wide"], ["picard"], [(torch.bfloat16, 90)]),
+    ("dense", "picard of order 2", (torch.float32, 80)),
+]
+
+
+@pytest.mark.parametrize(("network", "solver", "gpu"), COMPILED)
+def test_what_is_launched_compiles(network: str, solver: str, gpu: tuple[torch.dtype, int]) -> None:
+    dtype, arch = gpu
+    launches = train_step(network, solver, dtype, arch).launches
     for launch in {launch.specialisation(): launch for launch in launches}.values():
         binary = launch.binary(arch)
         assert binary.metadata.shared <= shared_limit(arch), launch.specialisation()

@@ -10,7 +10,7 @@ from lpgpu.kernels.devices import arch_of
 from lpgpu.kernels.implicit_gru import tiles
 from lpgpu.kernels.precision import dot_precision
 from lpgpu.kernels.sweep import Sweep
-from tests.kernels.fused import gru
+from tests.kernels.fused import gru, gru_picard
 from tests.kernels.fused.gru import Case
 from tests.kernels.fused.inputs import some
 
@@ -43,6 +43,20 @@ def test_sweep(width: int, dtype: torch.dtype, formulation: str, way: str, terms
 def test_steps(width: int, dtype: torch.dtype, formulation: str, batch: int) -> None:
     case = Case(batch=batch, width=width, formulation=formulation, dtype=dtype, device="cuda", order="spread")
     gru.check_steps(case, 3)
+
+
+@WIDTHS
+@pytest.mark.parametrize("order", [1, 2])
+def test_picard(width: int, dtype: torch.dtype, formulation: str, order: int) -> None:
+    case = Case(batch=37, width=width, formulation=formulation, dtype=dtype, device="cuda", order="spread")
+    arch = arch_of(torch.device("cuda", torch.cuda.current_device()))
+    resident = tiles.tile(width, dtype, arch, precision=dot_precision(dtype)).kind == "resident" and order == 1
+    for adjoint in (False, True):
+        gru_picard.check_step(case, 3, 5, order, adjoint=adjoint)
+        one = {gru_picard.ADJOINT if adjoint else gru_picard.FORWARD: 3 * order}
+        launches = {gru_picard.MARCH: 1} if resident and not adjoint else one
+        march = Sweep(3, 2 * adjoint, 3, 3, reverse=adjoint)
+        gru_picard.check_sweep(case, 5, order, march, rhs=True, launches=launches)
 
 
 @pytest.mark.parametrize("width", some([20], 100))

@@ -5,8 +5,9 @@ import itertools
 import pytest
 import torch
 
+from lpgpu.kernels.dense_step import tiles
 from lpgpu.kernels.sweep import Sweep
-from tests.kernels.fused import affine_scan, conv, dense, fas
+from tests.kernels.fused import affine_scan, conv, conv_picard, dense, dense_picard, fas
 from tests.kernels.fused.inputs import ACTIVATIONS, some
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -41,6 +42,16 @@ class TestDense:
         case = dense.Case(17, width, dtype=dtype, device="cuda", order="spread")
         dense.check_sweep(case, F_SWEEP_BACK, adjoint=True, rhs=True, delta=False, products=True)
 
+    @pytest.mark.parametrize("order", [1, 2])
+    def test_picard(self, width: int, dtype: torch.dtype, order: int) -> None:
+        case = dense.Case(200, width, dtype=dtype, device="cuda")
+        one = order > 1 or tiles.picard_march_tile(width, dtype, order) is None
+        launches = {dense_picard.ONE: 3 * order} if one else {dense_picard.MANY: 1}
+        for adjoint in (False, True):
+            dense_picard.check_step(case, 3, 5, order, adjoint=adjoint)
+            march = Sweep(3, 2 * adjoint, 3, 3, reverse=adjoint)
+            dense_picard.check_sweep(case, 5, order, march, rhs=True, launches=launches)
+
 
 @with_every_activation
 def test_dense_activations(activation: str, dtype: torch.dtype) -> None:
@@ -59,6 +70,12 @@ class TestConv:
         case = conv.Case((3, channels, 28, 28), convolutions, dtype=dtype, device="cuda", packed=True)
         conv.check_sweep(case, RAGGED, adjoint=False, rhs=True, delta=False)
         conv.check_sweep(case, F_SWEEP_BACK, adjoint=True, rhs=True, delta=True)
+
+    def test_picard(self, channels: int, convolutions: int, dtype: torch.dtype) -> None:
+        case = conv.Case((3, channels, 28, 28), convolutions, dtype=dtype, device="cuda", packed=True)
+        for order, adjoint in itertools.product((1, 2), (False, True)):
+            conv_picard.check_step(case, 2, 5, order, adjoint=adjoint)
+            conv_picard.check_sweep(case, 3, order, Sweep(2, int(adjoint), 2, 2, reverse=adjoint), rhs=True)
 
 
 @with_every_activation
