@@ -99,7 +99,7 @@ class GRULayers(Layers):
         implicit_gru.sweep(u, self.x[layers], self.cell, sweep, terms)
 
     def fuses_picard(self, like: Tensor) -> bool:
-        return could_fuse(like)
+        return self.fuses_sweeps(like)
 
     def picard(self, runs: Runs, order: int, u: Tensor, out: Tensor) -> None:
         operators.picard(u, runs.of(self.x), self.cell, order, out)
