@@ -60,14 +60,50 @@ def of_solver(folder: Path) -> Iterator[str]:
 
 
 def of_serial(folder: Path) -> Iterator[str]:
-    """The serial GRU against cuDNN."""
-    yield "| case | error | ours, as called | in a graph | cuDNN, as called | in a graph | cuDNN / ours |"
-    yield "|---|---|---|---|---|---|---|"
+    """The serial GRU against cuDNN; where it marches in CUDA C++, by Triton's kernels too."""
+    yield "| case | error | ours, as called | in a graph | by Triton | in a graph | cuDNN | in a graph | cuDNN / ours |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for row in rows(folder, "serial"):
         if "cuDNN" in row:
-            times = " | ".join(milliseconds(row[who], how) for who in ("ours", "cuDNN") for how in ("eager", "graph"))
+            ways = [row.get(who) for who in ("ours", "by Triton", "cuDNN")]
+            times = " | ".join(milliseconds(way, how) for way in ways for how in ("eager", "graph"))
             factor = f"{row['cuDNN / ours']:.2f}"
             yield f"| {row['item'].removeprefix('serial ')} | {row['error']:.1e} | {times} | {factor} |"
+
+
+def of_trained(folder: Path) -> Iterator[str]:
+    """Solvers on weights that were trained on the device."""
+    yield "| network | solver | gradient error | with the weights at the start | as called |"
+    yield "|---|---|---|---|---|"
+    for row in rows(folder, "trained"):
+        if "eager" not in row:
+            continue
+        error, begun = (f"{row[key]:.1e}" if key in row else "" for key in ("gradient_error", "at the start"))
+        times = {"eager": {"p50": row["eager"]}} if isinstance(row["eager"], float) else row
+        item = f"{row['item'].removeprefix('trained ')} {row['dtype']}"
+        yield f"| {item} | {short(row['solver'])} | {error} | {begun} | {milliseconds(times, 'eager')} |"
+
+
+def of_cuda(folder: Path) -> Iterator[str]:
+    """Kernels in CUDA C++, of a march the soonest plan, beside Triton's."""
+    yield "| case | time (µs) | model (µs) | Triton (µs) | Triton / ours |"
+    yield "|---|---|---|---|---|"
+    soonest: dict[str, Row] = {}
+    triton: dict[str, float] = {}
+    for row in rows(folder, "cuda"):
+        case = row.get("case", "")
+        if (
+            "seconds" in row
+            and row["seconds"]["p50"] < soonest.get(case, row | {"seconds": {"p50": 1e9}})["seconds"]["p50"]
+        ):
+            soonest[case] = row
+        if seconds := row.get("Triton") or row.get("rivals", {}).get("now"):
+            triton[case] = seconds
+    for case, row in soonest.items():
+        took, theirs = row["seconds"]["p50"], triton.get(case)
+        beside = f"{1e6 * theirs:.1f} | {theirs / took:.1f}" if theirs else "– | "
+        model = f"{1e6 * row['model']:.1f}" if row.get("model") else "–"
+        yield f"| {case} | {1e6 * took:.1f} | {model} | {beside} |"
 
 
 def of_kernels(folder: Path) -> Iterator[str]:
@@ -85,7 +121,13 @@ def main(folder: Path) -> None:
     about = json.loads((folder / "about.json").read_text())
     versions = ", ".join(f"{name} {about[name]}" for name in ("torch", "triton", "cuda", "cudnn") if name in about)
     print(f"{about.get('gpu', 'no GPU')}; {versions}; commit {about['commit'][:12]}.")
-    tables = {"Solver": of_solver, "Serial GRU": of_serial, "Kernels": of_kernels}
+    tables = {
+        "Trained weights": of_trained,
+        "Solver": of_solver,
+        "Serial GRU": of_serial,
+        "CUDA C++": of_cuda,
+        "Kernels": of_kernels,
+    }
     for title, table in tables.items():
         print(f"\n## {title}\n", *table(folder), sep="\n")
 

@@ -151,3 +151,24 @@ def test_kernels_in_cuda_are_explained() -> None:
     assert measured == "395.1" and cycles.startswith("256 × (trip 1000")
     measured, model, most, _ = table["| conv-forward C=8 28x28 images=50 intervals=1 steps=64 bfloat16"]
     assert measured == "" and float(model) > 0 and most in ("shared", "issue")
+
+
+def test_the_report_has_every_table(tmp_path: Path) -> None:
+    """Of rows that were measured, and of stages that these are too old for."""
+    results = BENCH / "results" / "h100-graphs"
+    for file in results.iterdir():
+        (tmp_path / file.name).write_text(file.read_text())
+    times = {"eager": {"p50": 0.002}, "graph": {"p50": 0.001}}
+    rows = {
+        "trained": [{"item": "trained GRU T=128", "dtype": "bf16", "solver": "Serial()", "eager": 0.003}],
+        "serial": [
+            {"item": "serial GRU", "error": 0.1, "cuDNN / ours": 2.0, "ours": times, "by Triton": times, "cuDNN": times}
+        ],
+    }
+    for stage, some in rows.items():
+        (tmp_path / f"{stage}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    done = run("bench/gpu_report.py", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "| GRU T=128 bf16 | Serial() |  |  | 3.00 |" in done.stdout
+    assert "| GRU | 1.0e-01 | 2.00 | 1.00 | 2.00 | 1.00 | 2.00 | 1.00 | 2.00 |" in done.stdout
+    assert "| gru-forward H=512 batch=16 steps=256 bf16 | 395.1 | – | 1813.1 | 4.6 |" in done.stdout
