@@ -9,7 +9,17 @@ from lpgpu.comm.launcher import launched_rank
 from lpgpu.train import RECIPES, InputError, find_recipe
 from lpgpu.train.after.tuning import tune_recipe, words_of
 
-WITHOUT = ("run_dir", "epochs", "solver", "control", "gradient_error", "tune_by", "tune_tries")
+WITHOUT = (
+    "run_dir",
+    "epochs",
+    "solver",
+    "control",
+    "gradient_error",
+    "tune_by",
+    "tune_tries",
+    "safetensors",
+    "timeline",
+)
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
