@@ -33,11 +33,21 @@ html_show_sphinx = False
 
 
 def setup(app) -> None:
-    """After napoleon, which takes "a, b: what both are" for a type and a name: both are names."""
+    """Docstrings are changed after napoleon has read them."""
     app.connect("autodoc-process-docstring", _keep_names_together, priority=900)
+    app.connect("autodoc-process-docstring", _keep_formulas, priority=900)
 
 
 def _keep_names_together(app, what, name, obj, options, lines: list[str]) -> None:
+    """Of "a, b: what both are", where napoleon takes the first for a type."""
     lines[:] = [
         re.sub(r"^(:(?:ivar|param) [\w*, ]+:)", lambda match: match[1].replace(", ", ","), each) for each in lines
     ]
+
+
+def _keep_formulas(app, what, name, obj, options, lines: list[str]) -> None:
+    """Indented lines of a module's docstring are as they are, as in Markdown."""
+    if what == "module":
+        starts = [i for i, line in enumerate(lines) if line.startswith("    ") and i and not lines[i - 1]]
+        for i in reversed(starts):
+            lines[i:i] = ["::", ""]
