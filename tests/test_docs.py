@@ -147,3 +147,8 @@ def test_the_table_of_kernels_has_every_kernel() -> None:
     compiled = json.loads((ROOT / "tests/kernels/resources.json").read_text(encoding="utf-8"))
     page = (ROOT / "docs/kernels.md").read_text(encoding="utf-8")
     assert sorted({name for name in (each.split()[0] for each in compiled) if f"`{name}`" not in page}) == []
+
+
+@pytest.mark.parametrize("program", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
+def test_the_page_of_examples_shows_every_program(program: str) -> None:
+    assert f"{{literalinclude}} ../examples/{program}\n" in (ROOT / "docs/examples.md").read_text(encoding="utf-8")

@@ -122,4 +122,4 @@ def test_example_is_short_and_says_how_it_is_started(name: str) -> None:
     source = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
     assert len(source.splitlines()) <= 80
     assert f"python examples/{name}.py" in source.split('"""')[1]
-    assert f"[{name}.py]({name}.py)" in README and f"## {name}.py" in README and name in SMALL
+    assert f"[{name}.py](./{name}.py)" in README and f"## {name}.py" in README and name in SMALL
