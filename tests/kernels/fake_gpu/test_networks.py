@@ -145,3 +145,23 @@ def test_what_would_wait_is_noticed() -> None:
         for wait in (lambda: x.cpu(), lambda: x.sum().item(), lambda: bool(x.isfinite().all()), lambda: x.tolist()):
             with pytest.raises((AssertionError, RuntimeError)):
                 wait()
+
+
+class Resetting(nn.Module):
+    """A GRU with new sequences inside its rows."""
+
+    def __init__(self, solver: str) -> None:
+        super().__init__()
+        self.gru = GRU(9, 32, bidirectional=True, solver=SOLVERS[solver])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.gru(x, resets=torch.empty(65, 10, dtype=torch.bool, device="cuda"))[0]
+
+
+@pytest.mark.parametrize("solver", ["default", "c_points", "picard"])
+def test_resets_wait_for_nothing_and_are_left_to_single_steps(solver: str) -> None:
+    """No kernel that takes several steps in a launch knows of them."""
+    launches = trained(Resetting(solver), (65, 10, 9), torch.float32).launches
+    names = {launch.kernel.__name__ for launch in launches}
+    of_gru = {name for name in names if name.startswith("gru")}
+    assert of_gru - {"gru_diagonal"} == {"gru_step_tiled", "gru_adjoint_tiled", "gru_gate_gradients"}
