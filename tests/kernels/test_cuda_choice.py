@@ -214,3 +214,37 @@ def test_blocks_of_all_multiprocessors_are_counted(monkeypatch: pytest.MonkeyPat
     for _ in range(2):
         assert modules.resident_blocks(loaded, 256, 10_000, torch.device("cuda", 0)) == 264
     assert asked == [(4711, 256, 10_000)]
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"), [("nowhere", (0, 0)), ("measured", (1, 0)), ("anywhere", (1, 1))], ids=str
+)
+def test_a_scan_hears_the_choice(
+    place: Any, expected: tuple[int, int], device: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one scan of 512 steps, and of 4 of 100."""
+    for name, value in (("arch_of", 90), ("multiprocessors_of", 132)):
+        monkeypatch.setattr(cuda_scan, name, lambda _, value=value: value)
+    monkeypatch.setattr(cuda_scan, "refusal", lambda _: None)
+    found = []
+    for intervals, steps in ((1, 512), (4, 100)):
+        v, phi = on_gpu(intervals, steps + 1, 2048), on_gpu(intervals, steps, 2048)
+        with choice.choice(place):
+            found.append(int(cuda_scan.is_chosen(v, phi, phi)))
+    assert tuple(found) == expected
+    monkeypatch.setattr(cuda_scan, "refusal", lambda _: "there is no room")
+    with choice.choice("anywhere"), pytest.warns(KernelFallbackWarning, match="no room; Triton's kernel runs instead"):
+        assert not cuda_scan.is_chosen(v, phi, phi)
+
+
+@pytest.mark.skipif(not dispatch.has_triton(), reason="triton is not installed")
+def test_a_scan_that_is_chosen_is_one_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lpgpu.kernels.affine_scan import fused
+
+    scanned = []
+    monkeypatch.setattr(cuda_scan, "is_chosen", lambda *_: True)
+    monkeypatch.setattr(cuda_scan, "affine_scan", lambda *arguments: scanned.append(arguments))
+    v, phi = torch.zeros(1, 5, 3), torch.zeros(1, 4, 3)
+    fused.affine_scan(v, phi, phi, phi, True)
+    assert len(scanned) == 1 and scanned[0][0] is v and scanned[0][-1] is True
+    assert dispatch.reasons["affine_scan.affine_scan"] == "fused: in CUDA C++"
