@@ -60,8 +60,8 @@ class CoarseOperator:
             return hierarchy.grids
         return hierarchy.grids[0], replace(hierarchy.grids[1], coarsening=None)
 
-    def propagator(self, fine: Propagator, finest: Grid) -> Propagator:
-        """What propagates the levels below the finest."""
+    def propagator(self, fine: Propagator, finest: Grid, chunk: int | None = None) -> Propagator:
+        """What propagates the levels below the finest; Picard `chunk` coarse layers at a time."""
         if self.name == "picard":
-            return Picard(fine, finest, self.order)
+            return Picard(fine, finest, self.order, chunk)
         return Linear(fine) if self.is_linear else fine

@@ -60,7 +60,8 @@ class Picard(Propagator):
 
     def _sweep(self, window: Window, sweep: Sweep, u: Tensor, terms: Terms) -> None:
         grid = window.grid
-        if self.order >= grid.stride or not self.fine.fuses_picard(u):
+        at_once = self.chunk is None or sweep.num_intervals <= self.chunk
+        if self.order >= grid.stride or not at_once or not self.fine.fuses_picard(u):
             return super()._sweep(window, sweep, u, terms)
         runs = Runs(grid.of_network(window.own_layers), grid.stride)
         self.fine.picard_sweep(runs, self.order, u, sweep, terms.g)

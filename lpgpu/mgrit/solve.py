@@ -71,7 +71,7 @@ def solve(
 def _levels(propagator, hierarchy, states, mgrit: MGRIT, g, communicator) -> list[Level]:
     operator = CoarseOperator.of(mgrit, propagator)
     grids = operator.grids(hierarchy)
-    coarse = operator.propagator(propagator, grids[0]) if len(grids) > 1 else propagator
+    coarse = operator.propagator(propagator, grids[0], states.chunk) if len(grids) > 1 else propagator
     if operator.spans_layers and len(grids) > 1 and communicator.size > 1:
         propagator.take_halo(HaloExchange(communicator, Halo.of(grids), propagator.work))
     levels = []
