@@ -32,6 +32,15 @@ SETTINGS = [
         MGRIT(levels=2, coarsening=m, relaxation="F", iterations=n, adjoint_iterations=n, coarse_operator="linear")
         for m, n in ((32, 0), (16, 1))
     ),
+    MGRIT(
+        levels=2,
+        coarsening=32,
+        relaxation="F",
+        iterations=0,
+        adjoint_iterations=0,
+        coarse_operator="linear",
+        initial_guess="constant",
+    ),
     *(
         MGRIT(levels=2, coarsening=16, relaxation="F", iterations=1, adjoint_iterations=n, coarse_operator="picard")
         for n in (0, 1)

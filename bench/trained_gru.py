@@ -1,6 +1,6 @@
-"""Errors of MGRIT on a trained GRU, with and without Δ-correction: states, adjoint, gradients, against exact solves.
+"""Errors of MGRIT on a trained GRU, of two solvers side by side: states, adjoint, gradients, against exact solves.
 
-    python bench/trained_gru.py CHECKPOINT [--data-dir DIR] [--batch 100] [--batches 5] [--json FILE]
+    python bench/trained_gru.py CHECKPOINT [--data-dir DIR] [--batch 100] [--batches 5] [--compare delta] [--json FILE]
 
 CHECKPOINT is the checkpoint.pt of a run of a recurrent recipe, such as `lpgpu train uci-har --epochs 5`. Measured on
 training examples drawn at random (seed 0), in fp64, with the recipe's loss, once with the trained weights and once with
@@ -11,8 +11,9 @@ those that the run began with. All errors are relative 2-norms of the difference
     W_hh l      ∂loss/∂W_hh of layer l
     parameters  ∂loss/∂θ, all parameters in one vector
 
-Each cell is `without Δ / with Δ`, medians over the batches; `(k)` behind it: on k of them Δ made it worse. Cycles
-forward/adjoint as in the column "its", FCF-relaxation.
+Each cell is `without Δ / with Δ`, or by `--compare guess` of the linear operator `constant guess / free guess`, medians
+over the batches; `(k)` behind it: on k of them the second was worse. Cycles forward/adjoint as in the column "its",
+FCF-relaxation.
 """
 
 import argparse
@@ -29,6 +30,10 @@ from lpgpu.train.loop.trainer import seed_everything
 
 GRIDS = ((2, 4), (2, 8), (2, 16), (3, 4))
 ITERATIONS = ((1, 1), (2, 1), (2, 2))
+COMPARED = {
+    "delta": ({"delta": "none"}, {"delta": "diagonal"}),
+    "guess": ({"coarse_operator": "linear", "initial_guess": "constant"}, {"coarse_operator": "linear"}),
+}
 
 Quantities = dict[str, Tensor]
 
@@ -76,38 +81,39 @@ def errors(network: nn.Module, exact: Quantities, solver: MGRIT, x: Tensor, labe
     return {name: float((inexact[name] - value).norm() / value.norm()) for name, value in exact.items()}
 
 
-def cell(plain: list[float], delta: list[float]) -> str:
-    """Medians without and with Δ, and how often Δ made it worse."""
-    worse = sum(with_delta > without for without, with_delta in zip(plain, delta, strict=True))
-    return f"{median(plain):.1e} / {median(delta):.1e}" + (f" ({worse})" if worse else "")
+def cell(first: list[float], second: list[float]) -> str:
+    """Both medians, and how often the second was worse."""
+    worse = sum(other > one for one, other in zip(first, second, strict=True))
+    return f"{median(first):.1e} / {median(second):.1e}" + (f" ({worse})" if worse else "")
 
 
-def measure(network: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> list[dict]:
+def measure(network: nn.Module, batches: list[tuple[Tensor, Tensor]], compared: str) -> list[dict]:
     """All settings on all batches; prints a row of the table for each setting."""
     exact = [quantities(network, Serial(), *batch) for batch in batches]
     print("| levels | m | its | " + " | ".join(exact[0]) + " |")
     print("|---" * (3 + len(exact[0])) + "|")
     rows = []
-    for levels, m in GRIDS:
+    for levels, m in GRIDS[:3] if compared == "guess" else GRIDS:
         for forward, adjoint in ITERATIONS:
             solver = {"levels": levels, "coarsening": m, "iterations": forward, "adjoint_iterations": adjoint}
-            plain, delta = (
-                [errors(network, e, MGRIT(**solver, delta=choice), *b) for e, b in zip(exact, batches, strict=True)]
-                for choice in ("none", "diagonal")
+            first, second = (
+                [errors(network, e, MGRIT(**solver, **choice), *b) for e, b in zip(exact, batches, strict=True)]
+                for choice in COMPARED[compared]
             )
-            rows.append({**solver, "plain": plain, "delta": delta})
-            cells = " | ".join(cell([e[name] for e in plain], [e[name] for e in delta]) for name in exact[0])
+            rows.append({**solver, "compared": compared, "first": first, "second": second})
+            cells = " | ".join(cell([e[name] for e in first], [e[name] for e in second]) for name in exact[0])
             print(f"| {levels} | {m} | {forward}/{adjoint} | {cells} |", flush=True)
     return rows
 
 
 def main() -> None:
     """Print the two tables, and write their rows as JSON where asked to."""
-    parser = argparse.ArgumentParser(description="errors of MGRIT on a trained GRU, with and without Δ-correction")
+    parser = argparse.ArgumentParser(description="errors of MGRIT on a trained GRU, of two solvers side by side")
     parser.add_argument("checkpoint", type=Path, help="checkpoint.pt of a run")
     parser.add_argument("--data-dir", type=Path, help="where the recipe's data lie [as in the run]")
     parser.add_argument("--batch", type=int, default=100, help="training examples in a batch [%(default)s]")
     parser.add_argument("--batches", type=int, default=5, help="batches, without an example in common [%(default)s]")
+    parser.add_argument("--compare", choices=COMPARED, default="delta", help="what the two differ in [%(default)s]")
     parser.add_argument("--json", type=Path, help="where to write all rows as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -118,7 +124,7 @@ def main() -> None:
     for name, network in (("trained", trained), ("at the start", begun)):
         largest = max(float(p.detach().abs().max()) for key, p in network.named_parameters() if "weight_hh" in key)
         print(f"\n## {name}: {len(batches)} batches of {arguments.batch}, largest |W_hh| {largest:.2f}\n")
-        tables[name] = measure(network, batches)
+        tables[name] = measure(network, batches, arguments.compare)
     if arguments.json:
         arguments.json.write_text(json.dumps(tables, indent=1) + "\n")
 

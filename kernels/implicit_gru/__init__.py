@@ -13,9 +13,7 @@ The adjoint is linear in λ once its coefficients are known (`Coefficients`); th
 and kept in the states' dtype: in half precision each is off by a rounding, as are the states it is taken at, and λ
 itself wherever it is stored. `adjoint_sweep_recomputed` keeps none.
 
-`picard` and `adjoint_picard` are Picard iterations over K runs of S steps (`kernels.picard`), x [K, S, B, 3H], the
-decays composed exactly.
-
+`picard` and `adjoint_picard` are Picard iterations over K runs of S steps (`kernels.picard`), x [K, S, B, 3H].
 Fused sweeps march in one launch where W fits on chip (`tiles.tile`), else in one a step; so does `picard_sweep` of
 order 1. Other Picard steps take a launch an iteration. All else is one launch.
 `operators` has the same functions without a check.
@@ -39,6 +37,7 @@ __all__ = [
     "adjoint_sweep",
     "adjoint_sweep_recomputed",
     "advance",
+    "at_zero",
     "can_recompute",
     "coefficients",
     "diagonal",
@@ -196,6 +195,22 @@ def diagonal(at: Coefficients, w_GH: Tensor, out: Tensor) -> None:
     check_coefficients(out, at, len(out))
     check_weights(out, w_GH)
     operators.diagonal(at, w_GH, out)
+
+
+def at_zero(x_KBG: Tensor, cell: Cell, out: Tensor, diagonal: Tensor) -> None:
+    """Set out = h⁺ and diagonal = diag(∂h⁺/∂h), both at h = 0: no product with W, so that all K steps cost little.
+
+    Raises:
+        ValueError: for tensors whose shapes, dtypes or devices do not go together, or an unknown formulation.
+
+    >>> import torch
+    >>> out, diagonal = torch.empty(2, 1, 1, 1)
+    >>> at_zero(torch.zeros(1, 1, 3), Cell(torch.ones(3, 1), torch.ones(3), 1.0, "classic"), out, diagonal)
+    >>> round(out.item(), 4), round(diagonal.item(), 4)
+    (0.168, 0.8066)
+    """
+    check_cell(out, x_KBG, cell, out=out, diagonal=diagonal)
+    operators.at_zero(x_KBG, cell, out, diagonal)
 
 
 def gate_gradients(lam_KBH: Tensor, at: Coefficients) -> tuple[Tensor, Tensor]:

@@ -55,7 +55,7 @@ _COEFFICIENTS = ("a_out", "c_out", "c_n_out")
 
 def configurations() -> list[Configuration]:
     """Sweeps and steps, forward and adjoint, at the widths that matter; plain and, in bf16, with every term."""
-    return [*_resident(), *_tiled(), *_elementwise(), *configurations_picard.configurations()]
+    return [*_resident(), *_tiled(), *_elementwise(), *_at_zero(), *configurations_picard.configurations()]
 
 
 def _resident() -> Iterator[Configuration]:
@@ -109,6 +109,12 @@ def _elementwise() -> Iterator[Configuration]:
         yield _specialised(kernel, _name(128, _BF16, "ieee"), (128, _BF16, "ieee"), chosen, shape, (), (80, 90))
 
 
+def _at_zero() -> Iterator[Configuration]:
+    chosen = replace(tile(128, _BF16, 90, steps=1), num_warps=4)
+    case: Case = (128, _BF16, "ieee")
+    yield _specialised(triton_kernels.gru_at_zero, _name(*case), case, chosen, {"PADDED": 256, "ROWS": 4}, (), (80, 90))
+
+
 def _specialised(
     kernel: Any,
     name: str,
@@ -130,7 +136,7 @@ def _specialised(
         **shape,
     }
     constants = {argument: value for argument, value in constants.items() if argument in kernel.arg_names}
-    scalars = {*RUNTIME, "dt"}
+    scalars = {*RUNTIME, "dt", "diagonal_layer", "diagonal_row"}
     tensors = {
         argument: None if argument in absent else dtype
         for argument in kernel.arg_names

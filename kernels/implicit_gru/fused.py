@@ -128,6 +128,12 @@ def diagonal(at: Coefficients, w: Tensor, out: Tensor) -> None:
     launch(plans.diagonal, (at.a, at.c, w, out))
 
 
+def at_zero(x: Tensor, cell: Cell, out: Tensor, diagonal: Tensor) -> None:
+    """In one launch for all steps."""
+    operands = (x, cell.w, _without_gaps(cell.b), out, diagonal)
+    launch(plans.at_zero, operands, (cell.formulation == "implicit",), (cell.dt,))
+
+
 def gate_gradients(lam: Tensor, at: Coefficients) -> tuple[Tensor, Tensor]:
     """In one launch for all steps."""
     steps, batch, width = lam.shape

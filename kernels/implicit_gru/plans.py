@@ -75,6 +75,14 @@ def diagonal(operands: Operands) -> Launch:
     return Launch(triton_adjoint.gru_diagonal, _elementwise_grid(out), numbers, options)
 
 
+def at_zero(operands: Operands, implicit: bool) -> Launch:
+    """x, W, b, and where h⁺ and the diagonal go."""
+    x, w, _, out, diagonal = operands
+    numbers = (*strides_of(x), w.stride(0), *strides_of(out, diagonal), out.shape[0] * out.shape[1], out.shape[1])
+    options = _elementwise(operands, out) | {"ACC": _accumulator(out), "IMPLICIT": implicit}
+    return Launch(triton_kernels.gru_at_zero, _elementwise_grid(out), numbers, options)
+
+
 def gate_gradients(operands: Operands) -> Launch:
     """λ, c, c_n and where both gradients go."""
     lam, c, c_n = operands[:3]

@@ -180,6 +180,18 @@ def linearise(h: Tensor, x: Tensor, cell: Cell) -> Coefficients:
     return coefficients(h, _gates(h, x, cell), cell)
 
 
+def at_zero(x: Tensor, cell: Cell, out: Tensor, diagonal_out: Tensor) -> None:
+    """out = h⁺ and diagonal_out = diag(∂h⁺/∂h), both at h = 0, where W h is nothing."""
+    width, zero = out.shape[-1], torch.zeros_like(out)
+    y_KBG = x if cell.b is None else x + cell.b
+    rz = y_KBG[..., : 2 * width].sigmoid()
+    q = zero if cell.b is None else cell.b[2 * width :].expand_as(out)
+    n = tanh_(torch.addcmul(x[..., 2 * width :], rz[..., :width], q))
+    gates = Gates(rz, n, q)
+    _next(zero, gates, cell, out)
+    diagonal(coefficients(zero, gates, cell), cell.w, diagonal_out)
+
+
 def sweep(h: Tensor, x: Tensor, cell: Cell, sweep: Sweep, terms: Terms = NO_TERMS) -> None:
     """March the states."""
 

@@ -170,3 +170,33 @@ def gru_step_tiled(
         if g is not None:
             h_next += loaded(g, g_offsets, mask, q)
         tl.store(out + out_offsets, h_next.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=[*RUNTIME, "diagonal_layer", "diagonal_row"])
+def gru_at_zero(
+    x, w, b, out, diagonal, dt: tl.float64,
+    x_layer, x_row, w_row, out_layer, out_row, diagonal_layer, diagonal_row,
+    num_rows, batch,
+    WIDTH: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr, ALIGNED: tl.constexpr, IMPLICIT: tl.constexpr,
+    ACC: tl.constexpr,
+):  # fmt: skip
+    """h⁺ and diag ∂h⁺/∂h at h = 0, where W h is nothing. A row is one step's batch row."""
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    units = tl.program_id(1) * PADDED + tl.arange(0, PADDED)
+    i, row = (rows // batch).to(tl.int64), (rows % batch).to(tl.int64)
+    mask = (rows < num_rows)[:, None] & (units < WIDTH)[None, :]
+    zero = tl.zeros([ROWS, PADDED], ACC)
+    dt = tl.full([1, 1], dt, ACC)
+    x_offsets = offsets_of(i, row, x_layer, x_row, ALIGNED) + units[None, :]
+    r = tl.sigmoid(loaded(x, x_offsets, mask, zero) + bias(b, 0, units, zero, WIDTH))
+    z = tl.sigmoid(loaded(x, x_offsets + WIDTH, mask, zero) + bias(b, 1, units, zero, WIDTH))
+    q = zero + bias(b, 2, units, zero, WIDTH)
+    n = tanh(loaded(x, x_offsets + 2 * WIDTH, mask, zero) + r * q, ACC)
+    a, c_r, c_z, c_q, _ = linearised(zero, r, z, n, q, dt, IMPLICIT)
+    a += c_r * weight_diagonal(w, 0, units, w_row, zero, WIDTH)
+    a += c_z * weight_diagonal(w, 1, units, w_row, zero, WIDTH)
+    a += c_q * weight_diagonal(w, 2, units, w_row, zero, WIDTH)
+    at = offsets_of(i, row, out_layer, out_row, ALIGNED) + units[None, :]
+    tl.store(out + at, next_state(zero, z, n, dt, IMPLICIT).to(out.dtype.element_ty), mask=mask)
+    at = offsets_of(i, row, diagonal_layer, diagonal_row, ALIGNED) + units[None, :]
+    tl.store(diagonal + at, a.to(diagonal.dtype.element_ty), mask=mask)

@@ -78,18 +78,19 @@ class Boundary:
             _send(self._level, self._level.states.end, self._level.grid.downstream)
 
 
-def arrive_at_start(level: Level) -> None:
+def arrive_at_start(level: Level, product: Tensor) -> None:
     """Set the state where this rank's march starts on an affine level, whose states were marched from zero, or u_0.
 
-    From start to end, a rank's layers are the map v ↦ A ⊙ v + c. Round d = 1, 2, 4, … composes with the maps of the d
-    ranks upstream (Hillis & Steele 1986), so that after ⌈log₂ P⌉ rounds every rank knows the state at its end.
+    From start to end, a rank's layers are the map v ↦ A ⊙ v + c; `product` is A. Round d = 1, 2, 4, … composes with the
+    maps of the d ranks upstream (Hillis & Steele 1986), so that after ⌈log₂ P⌉ rounds every rank knows the state at its
+    end.
     """
     grid, states = level.grid, level.states
-    if not grid.takes_part or grid.partition is None or level.delta is None:
+    if not grid.takes_part or grid.partition is None:
         return
     ranks = grid.partition.taking_part[:: -1 if grid.reverse else 1]
     here = ranks.index(grid.partition.rank)
-    factor = torch.zeros_like(states.end) if grid.begins else level.delta.values[grid.all_layers].prod(0)
+    factor = torch.zeros_like(states.end) if grid.begins else product
     composed = torch.stack([factor, states.end if grid.local_steps or grid.begins else torch.zeros_like(factor)])
     distance = 1
     while distance < len(ranks):

@@ -70,12 +70,15 @@ class MGRIT:
             are taken ("auto": where the layers offer them). "picard" takes none.
         initial_guess: "coarse": the coarsest grid's solution, injected and F-relaxed level by level; "nested": the
             same, with a V-cycle on every level but the finest; "constant": the input everywhere (adjoint: zero).
+            With "linear", which has no coarse solution, the first two are: the time steps of a GRU linearised at h = 0,
+            where its gates take no product, solved by a scan; other layers start from the constant guess.
         final_residual: whether to take the residual after the last cycle too (⌊N/m⌋ more evaluations), for
             `SolveResult.final_residual`.
         store: what a forward solve keeps for the adjoint: "all" states, or "c_points" only, about m times fewer, the
             rest being recomputed where it is needed.
         chunk: how many intervals are swept (and, with "c_points", recomputed) at a time. None: all at once with "all";
-            with "c_points" as many as hold about as many states as there are C-points.
+            with "c_points" as many as hold about as many states as there are C-points. Of as many coarse layers a
+            Picard step evaluates the fine ones at a time.
         on_divergence: "warn" or "raise" when a solve ends non-finite, or, of two cycles or more, with a residual that
             grew or is as large as its states. With one cycle there is no reduction to look at: whether its accuracy is
             enough is seen against `Serial()`, or from more cycles.

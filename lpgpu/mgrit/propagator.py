@@ -26,6 +26,7 @@ class Propagator(ABC):
         has_decay: whether `_step` can give the decay D, which Picard iterations compose exactly; D = 1 where not.
         preferred: the coarse operator, and its order, that "auto" means.
         prefers_delta: whether `delta="auto"` means on, with rediscretised coarse operators.
+        is_free_at_zero: whether `at_zero` costs no evaluation, and an initial guess by it nothing but a scan.
         is_affine: whether this coarse operator has no Φ_c. Its problem, u_target = g + Δ ⊙ (u_source − anchor), is then
             affine, and nothing but a correction of states that there are already.
     """
@@ -34,6 +35,7 @@ class Propagator(ABC):
     has_decay = False
     preferred: tuple[str, int] = ("rediscretised", 1)
     prefers_delta = False
+    is_free_at_zero = False
     is_affine = False
 
     def __init__(self, num_levels: int) -> None:
@@ -82,6 +84,10 @@ class Propagator(ABC):
     def prefers_wide_steps(self, like: Tensor) -> bool:
         """Whether one step of many layers, with states like `like`, is cheaper than several of fewer layers."""
         return False
+
+    def at_zero(self, window: Window, out: Tensor, diagonal: Tensor) -> None:
+        """out = Φ_k(0) and diagonal = diag(∂Φ_k/∂u) there, of the window's layers on the finest level."""
+        raise NotImplementedError(f"{type(self).__name__} has no formula at zero")
 
     def fuses_picard(self, like: Tensor) -> bool:
         """Whether `picard_step` and `picard_sweep` are the way to iterate from states like `like`."""

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from torch import Tensor
+
 from lpgpu.mgrit.exchange import Boundary, arrive_at_start
 from lpgpu.mgrit.hierarchy import Window
 from lpgpu.mgrit.level import Level
@@ -87,7 +89,7 @@ def solve_serially(level: Level) -> None:
     """
     if level.propagator.is_affine and level.communicator.size > 1:
         _march_to_end(level, from_zero=not level.grid.begins)
-        arrive_at_start(level)
+        arrive_at_start(level, _product_of(level))
         _march_to_end(level)
     else:
         boundary = Boundary(level, lambda point: True)
@@ -95,6 +97,13 @@ def solve_serially(level: Level) -> None:
         _march_to_end(level)
         boundary.send()
     level.deepen(level.grid.num_steps)
+
+
+def _product_of(level: Level) -> Tensor:
+    """What an affine level multiplies a state by, from this rank's start to its end."""
+    if level.delta is None:
+        raise ValueError("an affine level is posed by a restriction, which has not been")
+    return level.delta.values[level.grid.all_layers].prod(0)
 
 
 def _march_to_end(level: Level, *, from_zero: bool = False) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lpgpu.mgrit import MGRIT, Grid, Hierarchy
+from lpgpu.mgrit import MGRIT, Grid, Hierarchy, SolveResult, Window, solve
 from lpgpu.mgrit.coarse_operator import CoarseOperator
 from lpgpu.mgrit.picard import Picard
 from tests.assertions import assert_close_relative, relative_error
@@ -80,6 +80,36 @@ def test_order_m_is_fine_propagation(kind: type[Sines], reverse: bool, order: in
         assert torch.equal(came[interval], v)
 
 
+class Wide(Sines):
+    """Steps all layers that it is asked for at once."""
+
+    widest = 0
+
+    def prefers_wide_steps(self, like: Tensor) -> bool:
+        return True
+
+    def _step(self, grid: Grid, layers: slice, u: Tensor, out: Tensor, diagonal=None, decay=None) -> None:
+        super()._step(grid, layers, u, out, diagonal)
+        self.widest = max(self.widest, len(u))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_picard_steps_in_chunks_evaluate_no_more_layers_at_a_time(reverse: bool) -> None:
+    theta = 1 + torch.rand(40, 3, dtype=torch.float64)
+    hierarchy = Hierarchy.build(40, (4,))
+    finest, coarse = (hierarchy.transpose() if reverse else hierarchy).grids
+    u = torch.randn(10, 3, dtype=torch.float64)
+    outs, widest = [], []
+    for chunk in (None, 3):
+        fine, out = Wide(theta, 2), torch.full_like(u, torch.nan)
+        picard = Picard(fine, finest, 2, chunk)
+        picard.step(coarse, coarse.all_layers, u, out)
+        outs.append(out)
+        widest.append(fine.widest)
+        assert picard.work.evaluations == [0, 2 * 40]
+    assert torch.equal(*outs) and widest == [40, 3 * 4]
+
+
 def test_order_1_adds_up_the_increments() -> None:
     came, u, theta, fine = coarse_step(Sines, 1, reverse=False)
     increments = torch.stack([phi(Sines, theta[:, j], u, fine.dt)[0] - u for j in range(4)])
@@ -125,6 +155,68 @@ def test_a_linear_cycle_is_its_recurrence(reverse: bool, delta: Any) -> None:
         factor = product if delta == "diagonal" else 1
         v[target] = end + factor * (v[source] - u[source])
     assert_close_relative(states.c_points, v, tolerance=1e-13)
+
+
+class Shifted(Sines):
+    """Φ_k(u) = u + Δt cos(θ_k u + 1), which is not zero at zero; what it is there costs nothing."""
+
+    is_free_at_zero = True
+
+    def _step(self, grid: Grid, layers: slice, u: Tensor, out: Tensor, diagonal=None, decay=None) -> None:
+        theta = self.theta[grid.of_network(layers)]
+        out.copy_(u + self.dt * torch.cos(theta * u + 1))
+        if diagonal is not None:
+            diagonal.copy_(1 - self.dt * theta * torch.sin(theta * u + 1))
+
+    def at_zero(self, window: Window, out: Tensor, diagonal: Tensor) -> None:
+        self._step(window.grid, window.own_layers, torch.zeros_like(out), out, diagonal)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("store", ["all", "c_points"])
+@pytest.mark.parametrize("num_steps", [12, 14])
+def test_the_free_guess_is_a_scan_of_the_layers_at_zero(reverse: bool, store: Any, num_steps: int) -> None:
+    """Then as from any other guess: F-relaxed, and corrected once. It counts no evaluation."""
+    problem = Problem(num_steps, reverse=reverse, sources=True)
+
+    def solved(guess: Any) -> tuple[Tensor, SolveResult]:
+        solver = MGRIT(
+            levels=2, coarsening=4, iterations=0, adjoint_iterations=0, coarse_operator="linear", delta="none",
+            initial_guess=guess, store=store, chunk=1,
+        )  # fmt: skip
+        hierarchy = solver.hierarchy(num_steps)
+        hierarchy = hierarchy.transpose() if reverse else hierarchy
+        states = problem._states(hierarchy.grids[0], solver)
+        states.start.copy_(problem.given)
+        return states.c_points, solve(Shifted(problem.theta, 2), hierarchy, states, solver, g=problem.g)
+
+    came, of_free = solved("coarse")
+    assert of_free.evaluations == solved("constant")[1].evaluations
+    assert of_free.sequential_depth == solved("constant")[1].sequential_depth
+
+    theta, g, dt, order = problem.theta, problem.g, 1 / num_steps, range(num_steps)
+    assert g is not None
+    u, phi = torch.zeros(num_steps + 1, 3, dtype=torch.float64), lambda k, v: v + dt * torch.cos(theta[k] * v + 1)
+    u[num_steps if reverse else 0] = problem.given
+    ends = [(k + 1, k) if reverse else (k, k + 1) for k in order][:: -1 if reverse else 1]
+    for source, target in ends:
+        k = min(source, target)
+        diagonal = 1 - dt * theta[k] * torch.sin(torch.ones(3, dtype=torch.float64))
+        u[target] = dt * torch.cos(torch.ones((), dtype=torch.float64)) + diagonal * u[source] + g[target]
+    given = u[::4].clone()
+    if reverse and num_steps % 4:  # a short last interval is swept through
+        for source, target in ends[: num_steps % 4]:
+            u[target] = phi(target, u[source]) + g[target]
+        given[-1] = u[num_steps // 4 * 4]
+    v, intervals = given.clone(), range(num_steps // 4)
+    for interval in reversed(intervals) if reverse else intervals:
+        source, target = (interval + 1, interval) if reverse else (interval, interval + 1)
+        end = given[source]
+        for j in range(4)[:: -1 if reverse else 1]:
+            k = 4 * interval + j
+            end = phi(k, end) + g[k if reverse else k + 1]
+        v[target] = end + v[source] - given[source]
+    assert_close_relative(came, v, tolerance=1e-13)
 
 
 def test_the_depth_of_a_linear_cycle_does_not_depend_on_the_number_of_layers() -> None:

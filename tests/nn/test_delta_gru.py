@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lpgpu import GRU, MGRIT, LayerParallel, Serial
 from lpgpu.nn import ConvBlock, DenseBlock
-from tests.assertions import assert_equals_serial, relative_error
+from tests.assertions import assert_close_relative, assert_equals_serial, relative_error
 from tests.nn.networks import WIDTH, inputs, network
 from tests.settings import WITH_DIAGONALS, exact_solver, seeds, solver_options, steps
 
@@ -209,3 +209,24 @@ class TestLayerParallel:
             net(inputs(*shape))
         net.solver = MGRIT()
         assert net(inputs(*shape)).isfinite().all()
+
+
+def test_the_free_guess_of_the_linear_operator_is_worth_more_than_the_constant_one() -> None:
+    """At equal depth and evaluations; a quarter of the error in states and gradients in most draws."""
+    ratios = []
+    for _ in range(5):
+        draw = Draw(1.0)
+        options: dict[str, Any] = {"levels": 2, "coarsening": 8, "relaxation": "F", "iterations": 1}
+        options |= {"adjoint_iterations": 1, "coarse_operator": "linear"}
+        free, constant = draw.errors(**options), draw.errors(**options, initial_guess="constant")
+        ratios.append([one / other for one, other in zip(free, constant, strict=True)])
+    print(ratios)
+    assert all(median(each) < 0.7 for each in zip(*ratios, strict=True))
+
+
+def test_the_free_guess_does_not_depend_on_what_is_stored() -> None:
+    draw = Draw(1.0)
+    options: dict[str, Any] = {"levels": 2, "coarsening": 6, "iterations": 0, "adjoint_iterations": 0}
+    solvers = [MGRIT(**options, coarse_operator="linear", store=store, chunk=3) for store in ("all", "c_points")]
+    for one, other in zip(*(draw._solve(solver) for solver in solvers), strict=True):
+        assert_close_relative(one, other, tolerance=1e-12)

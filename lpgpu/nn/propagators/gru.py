@@ -29,6 +29,7 @@ class GRULayers(Layers):
     has_decay = True
     prefers_delta = True  # with a rediscretised operator, which is preferred: docs/experiments/coarse_operators.md
     is_sliceable = True
+    is_free_at_zero = True
 
     def __init__(
         self, x: Tensor, w: Tensor, b: Tensor | None, formulation: str, dt: float, resets: Tensor | None = None
@@ -76,6 +77,11 @@ class GRULayers(Layers):
                 if each is not None:
                     each.masked_fill_(resets, 0)
         return at if keep else None
+
+    def at_zero(self, layers: slice, out: Tensor, diagonal: Tensor) -> None:
+        operators.at_zero(self.x[layers], self.cell, out, diagonal)
+        if self.resets is not None:
+            diagonal.masked_fill_(self.resets[layers], 0)
 
     def linearise(self, layers: slice, u: Tensor, kept: Gates | Coefficients | None = None) -> Linearisation:
         resets = self._resets(layers)

@@ -65,7 +65,7 @@ class Layers(ABC):
     `has_diagonal`: the Jacobian's diagonal is a closed formula here. `has_decay`: Φ_k is D_k ⊙ u and a rest, with a D_k
     of its own, the decay of a gated cell. `preferred`: the coarse operator, and its order, that suits trained layers of
     this kind best; `prefers_delta`: a rediscretised one is better with Δ-correction. `is_sliceable`: a linearisation of
-    many layers can be sliced.
+    many layers can be sliced. `is_free_at_zero`: `at_zero` costs no product, as the gates of a cell take none at h = 0.
     `num_shared`: of how many tensors that are the same for all layers there are gradients too.
     `width`: how many layers to evaluate at a time at most, where memory is to be saved; None: all that are asked for.
     `to_be_checked`: set where a gradient may follow, for what would go wrong in it to be refused in the forward.
@@ -79,6 +79,7 @@ class Layers(ABC):
     prefers_delta = False
     num_shared = 0
     is_sliceable = False
+    is_free_at_zero = False
 
     dt: float
 
@@ -126,6 +127,10 @@ class Layers(ABC):
         May return what `linearise` would otherwise have to evaluate again, a sequence over the K layers, if `keep` asks
         for it and the kind of layer has such a thing; else None.
         """
+
+    def at_zero(self, layers: slice, out: Tensor, diagonal: Tensor) -> None:
+        """out_k = Φ_k(0), and diagonal = diag(∂Φ_k/∂u) there, where `is_free_at_zero`."""
+        raise NotImplementedError(f"{type(self).__name__} has no formula at zero")
 
     @abstractmethod
     def linearise(self, layers: slice, u: Tensor, kept: Any = None) -> Linearisation:

@@ -30,6 +30,7 @@ class ForwardPropagator(Propagator):
         self.keep = keep
         self.has_diagonal = layers.has_diagonal
         self.has_decay = layers.has_decay
+        self.is_free_at_zero = layers.is_free_at_zero
         self.preferred = layers.preferred
         self.prefers_delta = layers.prefers_delta
         self._of_stride = {1: layers}
@@ -48,6 +49,9 @@ class ForwardPropagator(Propagator):
 
     def prefers_wide_steps(self, like: Tensor) -> bool:
         return self.layers.fuses_sweeps(like)
+
+    def at_zero(self, window: Window, out: Tensor, diagonal: Tensor) -> None:
+        self.layers.at_zero(window.grid.of_network(window.own_layers), out, diagonal)
 
     def fuses_picard(self, like: Tensor) -> bool:
         return self.layers.fuses_picard(like)
@@ -102,6 +106,7 @@ class AdjointPropagator(Propagator):
         self.u = u
         self.has_diagonal = forward.has_diagonal
         self.has_decay = forward.has_decay
+        self.is_free_at_zero = forward.is_free_at_zero
         self.preferred = forward.preferred
         self.prefers_delta = forward.prefers_delta
         self._sources = FineStates(grid, u)
@@ -141,6 +146,15 @@ class AdjointPropagator(Propagator):
 
     def prefers_wide_steps(self, like: Tensor) -> bool:
         return self.forward.prefers_wide_steps(like)
+
+    def at_zero(self, window: Window, out: Tensor, diagonal: Tensor) -> None:
+        out.zero_()
+        with self._forward_states_in(window):
+            if self._swept_again is not None or self._whole(window.grid) is not None:
+                return self._linearise(window.grid, window.own_layers).diagonal(diagonal)
+            for layers in map(window.layers, window.grid.all_positions):  # as sweeps linearise them, once
+                if length(layers):
+                    self._linearise(window.grid, layers).diagonal(diagonal[window.local(layers)])
 
     def fuses_picard(self, like: Tensor) -> bool:
         return self.forward.fuses_picard(like)

@@ -214,3 +214,16 @@ def _check_range(lam: Tensor, at: Coefficients, w: Tensor, back: Sweep) -> None:
     implicit_gru.adjoint_sweep(lam, at, w, back)
     assert_near(lam[2:], expected[2:], "swept")  # pyright: ignore
     assert_near(out, expected[2:3], "vjp")  # pyright: ignore
+
+
+def check_at_zero(case: Case, layers: int) -> None:
+    """As a step from h = 0 and its diagonal, without a product."""
+    x, cell, h = case.inputs(layers), case.cell(), case.states(layers)
+    out, diagonal = (like(h, torch.full_like(h, torch.nan)) for _ in range(2))
+    zero, expected, expected_diagonal = (torch.zeros_like(doubled(h)) for _ in range(3))
+    reference.advance(zero, doubled(x), doubled_cell(cell), expected, expected_diagonal)
+    with Launched() as launched:
+        implicit_gru.at_zero(x, cell, out, diagonal)
+    assert launched.names == {"gru_at_zero": 1}
+    assert_near(out, expected, "h⁺")
+    assert_near(diagonal, expected_diagonal, "diagonal")

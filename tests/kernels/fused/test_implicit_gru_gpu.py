@@ -45,6 +45,10 @@ def test_steps(width: int, dtype: torch.dtype, formulation: str, batch: int) -> 
     gru.check_steps(case, 3)
 
 
+def test_at_zero(dtype: torch.dtype, formulation: str) -> None:
+    gru.check_at_zero(Case(batch=37, width=100, formulation=formulation, dtype=dtype, device="cuda"), 5)
+
+
 @WIDTHS
 @pytest.mark.parametrize("order", [1, 2])
 def test_picard(width: int, dtype: torch.dtype, formulation: str, order: int) -> None:

@@ -153,3 +153,9 @@ def test_units_that_do_not_lie_side_by_side_are_refused() -> None:
     h = case.states(1).transpose(1, 2).contiguous().transpose(1, 2)
     with pytest.raises(KernelFallbackError, match="stride"):
         implicit_gru.advance(h, case.inputs(1), case.cell(), torch.empty_like(h))
+
+
+@settings(max_examples=10)
+@given(cases, st.integers(1, 3))
+def test_at_zero(case: Case, layers: int) -> None:
+    gru.check_at_zero(case, layers)
