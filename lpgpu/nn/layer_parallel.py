@@ -58,7 +58,7 @@ class LayerParallel(SharedLayers):
         layers: one module like the block, its parameters and buffers stacked, [layers of this rank, ...]. Layer k
             starts from the same weights on any number of ranks.
         num_steps, local_num_steps: N, the layers of all ranks; those of this rank.
-        solver: may be assigned between calls.
+        solver, block_dtype: may be assigned between calls.
         forward_result, adjoint_result: the SolveResult of the latest solve of each kind, or None.
 
     Raises:
@@ -67,6 +67,8 @@ class LayerParallel(SharedLayers):
 
     buffer: tuple[int, int]
     block_dtype: torch.dtype | None
+    forward_result: SolveResult | None = None
+    adjoint_result: SolveResult | None = None
     _sections: tuple[int, int, int]
 
     def __init__(
@@ -96,9 +98,7 @@ class LayerParallel(SharedLayers):
         communicator.agree(check, lambda: facts | {"solver": self.solver})
         self.local_num_steps = local_num_steps
         self.Tf = float(Tf)
-        self.scheme = scheme
-        self.form = form
-        self.block_dtype = block_dtype
+        self.scheme, self.form, self.block_dtype = scheme, form, block_dtype
         blocks, seeds = zip(*communicator.allgather((local_num_steps, draw_seed())), strict=True)
         self.num_steps = sum(blocks)
         self._partition, self._partition_between = partitions(blocks, self.buffer, communicator)
@@ -110,8 +110,6 @@ class LayerParallel(SharedLayers):
         communicator.agree(build, lambda: {"the block": layer_structure(self.layers)})
         self._built = frozenset(name for name, _ in self.layers.named_parameters())
         self._called = False
-        self.forward_result: SolveResult | None = None
-        self.adjoint_result: SolveResult | None = None
 
     @classmethod
     def of_modules(

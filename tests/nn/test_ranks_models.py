@@ -11,7 +11,7 @@ from lpgpu import MGRIT, LayerParallel, parallelize, unparallelize
 from lpgpu.nn import resnet_ode
 from tests.assertions import assert_close_relative
 from tests.nn.networks import WIDTH
-from tests.nn.ranks import COMM, SIZE, one_and_shared, part_of
+from tests.nn.ranks import COMM, RANK, SIZE, one_and_shared, part_of
 from tests.nn.test_parallelize import Model, loss_of
 from tests.nn.test_statistics import STATISTICS, block, statistics
 
@@ -69,3 +69,29 @@ def test_a_network_of_stages(seed: int) -> None:
         found.append([y, *torch.autograd.grad(y.square().sum(), [x, *outside])])
     for came, expected in zip(found[1], found[0], strict=True):
         assert_close_relative(came, expected)
+
+
+@pytest.mark.parametrize("store", ["all", "c_points"])
+def test_blocks_in_bf16_are_those_of_one_process(store: Any, seed: int) -> None:
+    """By block_dtype and by autocast; to the rounding of an increment, as sums of products may differ in order."""
+    solver, x = MGRIT(levels=2, coarsening=3, store=store, iterations=1), torch.randn(5, WIDTH)
+    found = []
+    for comm, steps in ((None, sum(SIZES)), (COMM, SIZES[RANK])):
+        torch.manual_seed(seed)
+        net = LayerParallel(comm, block, steps, 1.0, solver=solver, block_dtype=torch.bfloat16)
+        x.requires_grad_()
+        y = net(x)
+        net.block_dtype = None
+        with torch.autocast("cpu", torch.bfloat16):
+            by_autocast = net(x)
+        found.append([y, by_autocast, *torch.autograd.grad(y.square().sum() + by_autocast.sum(), x)])
+    for came, expected in zip(found[1], found[0], strict=True):
+        assert came.dtype == torch.float32
+        assert_close_relative(came, expected, tolerance=2**-9)
+
+
+@pytest.mark.skipif(SIZE == 1, reason="of several ranks")
+def test_autocast_on_some_ranks_only_is_refused() -> None:
+    net = LayerParallel(COMM, block, 3, 1.0)
+    with torch.autocast("cpu", torch.bfloat16, enabled=RANK == 0), pytest.raises(ValueError, match="autocast is"):
+        net(torch.ones(5, WIDTH))
