@@ -46,6 +46,12 @@ def save_weights(module: nn.Module, path: str | os.PathLike[str]) -> None:
 def load_weights(module: nn.Module, path: str | os.PathLike[str]) -> None:
     """Load what `save_weights` wrote, on whatever number of ranks. Collective; every rank reads the file.
 
+    >>> gru, twin = GRU(2, 3), GRU(2, 3)
+    >>> save_weights(gru, "gru.safetensors")
+    >>> load_weights(twin, "gru.safetensors")
+    >>> torch.equal(gru.weight_hh_l0, twin.weight_hh_l0)
+    True
+
     Raises:
         ImportError: without the package safetensors.
         OSError: where the file cannot be read on this rank; a ValueError where that is so on another one.
