@@ -167,6 +167,13 @@ def adjoint_picard(
 
     Raises:
         ValueError: for tensors whose shapes, dtypes or devices do not go together, or an order below 1.
+
+    >>> import torch
+    >>> saved, filters = Saved([torch.ones(1, 3, 1, 1, 2, 2)]), [Filter(torch.ones(1, 3, 1, 1, 3, 3), None)]
+    >>> lam, out = torch.ones(1, 1, 1, 2, 2), torch.empty(1, 1, 1, 2, 2)
+    >>> adjoint_picard(lam, saved, filters, 0.5, "relu", 1, out)
+    >>> out[0, 0, 0].tolist()
+    [[7.0, 7.0], [7.0, 7.0]]
     """
     check_runs(lam_KBCYX, filters, activation, order, saved, out)
     operators.adjoint_picard(lam_KBCYX, saved, filters, dt, activation, order, out)
@@ -180,6 +187,12 @@ def picard_sweep(
 
     Raises:
         ValueError: for tensors whose shapes, dtypes or devices do not go together, or an order below 1.
+
+    >>> import torch
+    >>> u, filters = torch.ones(3, 1, 1, 2, 2), [Filter(torch.ones(2, 3, 1, 1, 3, 3), None)]
+    >>> picard_sweep(u, filters, 0.5, "relu", 1, Sweep(num_layers=2, first=0, interval=2, steps=2))
+    >>> u[:, 0, 0, 0, 0].tolist()
+    [1.0, 7.0, 49.0]
     """
     check_sweep(u_PBCYX, sweep, Terms(g_PBCYX))
     check_runs(u_PBCYX[1:], filters, activation, order)
@@ -194,6 +207,13 @@ def adjoint_picard_sweep(
 
     Raises:
         ValueError: for tensors whose shapes, dtypes or devices do not go together, or an order below 1.
+
+    >>> import torch
+    >>> saved, filters = Saved([torch.ones(2, 3, 1, 1, 2, 2)]), [Filter(torch.ones(2, 3, 1, 1, 3, 3), None)]
+    >>> lam, back = torch.ones(3, 1, 1, 2, 2), Sweep(2, 1, 2, 2, reverse=True)
+    >>> adjoint_picard_sweep(lam, saved, filters, 0.5, "relu", 1, back)
+    >>> lam[:, 0, 0, 0, 0].tolist()
+    [49.0, 7.0, 1.0]
     """
     check_sweep(lam_PBCYX, sweep, Terms(g_PBCYX))
     check_runs(lam_PBCYX[1:], filters, activation, order, saved)
