@@ -21,9 +21,10 @@ order 1. Other Picard steps take a launch an iteration. All else is one launch.
 
 from torch import Tensor
 
-from lpgpu.kernels.checks import check_sweep, check_tensors
+from lpgpu.kernels.checks import check_tensors
 from lpgpu.kernels.implicit_gru import operators
-from lpgpu.kernels.implicit_gru.checks import check_cell, check_coefficients, check_march, check_runs, check_weights
+from lpgpu.kernels.implicit_gru.checks import check_cell, check_coefficients, check_march, check_weights
+from lpgpu.kernels.implicit_gru.picard import adjoint_picard, adjoint_picard_sweep, picard, picard_sweep
 from lpgpu.kernels.implicit_gru.reference import FORMULATIONS, Cell, Coefficients, Gates, coefficients
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
 
@@ -227,81 +228,6 @@ def gate_gradients(lam_KBH: Tensor, at: Coefficients) -> tuple[Tensor, Tensor]:
     """
     check_coefficients(lam_KBH, at, len(lam_KBH))
     return operators.gate_gradients(lam_KBH, at)
-
-
-def picard(h_KBH: Tensor, x_KSBG: Tensor, cell: Cell, order: int, out: Tensor) -> None:
-    """Set out = v_S, what `order` Picard iterations over each run of S steps make of h.
-
-    Raises:
-        ValueError: for tensors whose shapes, dtypes or devices do not go together, or an order below 1.
-
-    >>> import torch
-    >>> h, out, cell = torch.ones(1, 1, 1), torch.empty(1, 1, 1), Cell(torch.zeros(3, 1), None, 1.0, "classic")
-    >>> picard(h, torch.zeros(1, 3, 1, 3), cell, 1, out)
-    >>> out.item()
-    0.125
-    """
-    check_runs(h_KBH, order, cell.w, x_KSBG)
-    check_cell(h_KBH, x_KSBG[:, 0], cell, h=h_KBH, out=out)
-    operators.picard(h_KBH, x_KSBG, cell, order, out)
-
-
-def adjoint_picard(lam_KBH: Tensor, at: Coefficients, w_GH: Tensor, order: int, out: Tensor) -> None:
-    """As `picard`, of the steps' transposed Jacobians from the last to the first; `at` is [K, S, ...].
-
-    Raises:
-        ValueError: for tensors whose shapes, dtypes or devices do not go together, or an order below 1.
-
-    >>> import torch
-    >>> at = Coefficients(torch.full((1, 3, 1, 1), 0.5), torch.zeros(1, 3, 1, 3), torch.zeros(1, 3, 1, 1))
-    >>> lam, out = torch.ones(1, 1, 1), torch.empty(1, 1, 1)
-    >>> adjoint_picard(lam, at, torch.zeros(3, 1), 1, out)
-    >>> out.item()
-    0.125
-    """
-    check_runs(lam_KBH, order, w_GH, at=at)
-    check_tensors(lam_KBH, out=(out, lam_KBH.shape))
-    operators.adjoint_picard(lam_KBH, at, w_GH, order, out)
-
-
-def picard_sweep(
-    h_PBH: Tensor, x_LSBG: Tensor, cell: Cell, order: int, sweep: Sweep, g_PBH: Tensor | None = None
-) -> None:  # fmt: skip
-    """March the states of a window of L runs through them, in place: as `sweep`, each step a Picard step.
-
-    Raises:
-        ValueError: for tensors whose shapes, dtypes or devices do not go together, or an order below 1.
-
-    >>> import torch
-    >>> h, cell = torch.ones(3, 1, 1), Cell(torch.zeros(3, 1), None, 1.0, "classic")
-    >>> picard_sweep(h, torch.zeros(2, 3, 1, 3), cell, 1, Sweep(num_layers=2, first=0, interval=2, steps=2))
-    >>> h.flatten().tolist()
-    [1.0, 0.125, 0.015625]
-    """
-    check_sweep(h_PBH, sweep, Terms(g_PBH))
-    check_runs(h_PBH[1:], order, cell.w, x_LSBG)
-    check_cell(h_PBH, x_LSBG[:, 0], cell, h=h_PBH[1:])
-    operators.picard_sweep(h_PBH, x_LSBG, cell, order, sweep, g_PBH)
-
-
-def adjoint_picard_sweep(
-    lam_PBH: Tensor, at: Coefficients, w_GH: Tensor, order: int, sweep: Sweep, g_PBH: Tensor | None = None
-) -> None:  # fmt: skip
-    """March adjoint states: as `picard_sweep`, of the transposed Jacobians.
-
-    Raises:
-        ValueError: for tensors whose shapes, dtypes or devices do not go together, or an order below 1.
-
-    >>> import torch
-    >>> at = Coefficients(torch.full((2, 3, 1, 1), 0.5), torch.zeros(2, 3, 1, 3), torch.zeros(2, 3, 1, 1))
-    >>> lam = torch.ones(3, 1, 1)
-    >>> adjoint_picard_sweep(lam, at, torch.zeros(3, 1), 1, Sweep(2, 1, 2, 2, reverse=True))
-    >>> lam.flatten().tolist()
-    [0.015625, 0.125, 1.0]
-    """
-    check_sweep(lam_PBH, sweep, Terms(g_PBH))
-    check_runs(lam_PBH[1:], order, w_GH, at=at)
-    operators.adjoint_picard_sweep(lam_PBH, at, w_GH, order, sweep, g_PBH)
 
 
 def gru_step(x: Tensor, h: Tensor, w: Tensor, b: Tensor | None, dt: float, formulation: str) -> Tensor:
