@@ -77,8 +77,15 @@ def main() -> None:
         row[0].set_ylabel("relative error of the gradient", fontsize=8)
     shown = [zip(*axis.get_legend_handles_labels(), strict=True) for axis in axes.flat]
     handles = {label: handle for each in shown for handle, label in each}
-    figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=7, fontsize=8, frameon=False)
-    figure.tight_layout(rect=(0, 0.04, 1, 1))
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="lower center",
+        ncols=7 if len(cases) > 4 else 4,
+        fontsize=8,
+        frameon=False,
+    )
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
     figure.savefig(sys.argv[2], dpi=110)
 
 
