@@ -116,10 +116,11 @@ def no_room(kind: Kind, plan: Plan, u: Tensor) -> str | None:
 
 
 def sweep(
-    kind: Kind, u: Tensor, filters: list[Filter], dt: float, activation: str, geometry: Sweep, terms: Terms, plan: Plan,
+    u: Tensor, filters: list[Filter], dt: float, activation: str, geometry: Sweep, terms: Terms, plan: Plan,
     saved: Sequence[Tensor] = (),
 ) -> None:  # fmt: skip
     """As `conv_step.sweep`, or `conv_step.adjoint_sweep` with what was `saved`, in one launch."""
+    kind: Kind = "adjoint" if saved else "forward"
     layer, source, target = geometry.first, geometry.sources(0).start, geometry.targets(0).start
     rows = geometry.num_intervals * u.shape[1]
 

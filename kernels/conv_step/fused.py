@@ -31,7 +31,7 @@ def sweep(
     terms = _ordered(u, terms)
     if plan := cuda_sweep.plan_of("forward", u, filters, activation, sweep, terms):
         reasons["conv_step.sweep"] = "fused: in CUDA C++, one launch"
-        return cuda_sweep.sweep("forward", u, filters, dt, activation, sweep, terms, plan)
+        return cuda_sweep.sweep(u, filters, dt, activation, sweep, terms, plan)
     scratch = _scratch(u, sweep.num_intervals, len(filters))
     for step in sweep.marched():
         here = terms.at(step)
@@ -46,7 +46,7 @@ def adjoint_sweep(
     terms, ordered = _ordered(lam, terms), [ordered_like(each, lam) for each in saved.stacked()]
     if plan := cuda_sweep.plan_of("adjoint", lam, filters, activation, sweep, terms, ordered):
         reasons["conv_step.adjoint_sweep"] = "fused: in CUDA C++, one launch"
-        return cuda_sweep.sweep("adjoint", lam, filters, dt, activation, sweep, terms, plan, ordered)
+        return cuda_sweep.sweep(lam, filters, dt, activation, sweep, terms, plan, ordered)
     scratch = _scratch(lam, sweep.num_intervals, len(filters))
     for step in sweep.marched():
         here = terms.at(step)
