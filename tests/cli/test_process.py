@@ -58,6 +58,7 @@ def test_a_resumed_run_goes_on_from_the_batch_of_the_signal(tmp_path: Path, monk
     from lpgpu.train.loop.trainer import Trainer
     from tests.train.helpers import network_of, tiny_run, without_seconds
 
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests that are started by nohup ignore it
     monkeypatch.setattr("lpgpu.train.loop.training.draw_plots", lambda folder: [])
     whole, run, left = tiny_run(tmp_path / "whole"), tiny_run(tmp_path / "run"), [2, 3]
     expected, loss = train(whole), Trainer.evaluate
