@@ -1,0 +1,64 @@
+"""Training loss and test accuracy of runs, serial against MGRIT, a line for each seed.
+
+python docs/experiments/training_curves.py OUT.png RUN [RUN ...]      runs of one recipe or several; a row for each
+"""
+
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+COLOURS = {"serial": "#2868a8", "mgrit": "#d97706"}
+LINES = {"serial": "-", "mgrit": "--"}
+NAMES = {"serial": "serial", "mgrit": "MGRIT"}
+
+
+def title_of(recipe: str, of_runs: list[dict]) -> str:
+    """Recipe and seeds, and what MGRIT is."""
+    seeds = sorted({options["seed"] for options in of_runs})
+    o = next(options for options in of_runs if options["solver"] == "mgrit")
+    cycles = f"{o['relaxation']}, {o['iterations']}/{o['adjoint_iterations']}"
+    return f"{recipe}, seeds {', '.join(map(str, seeds))}\nMGRIT: {o['levels']} levels, m = {o['coarsening']}, {cycles}"
+
+
+def epochs_of(run: Path) -> list[dict]:
+    """What a run has noted of its epochs."""
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [entry for entry in map(json.loads, lines) if entry["kind"] == "epoch"]
+
+
+def main(out: str, *runs: str) -> None:
+    by_recipe = defaultdict(list)
+    for run in map(Path, runs):
+        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        by_recipe[config["recipe"]].append((config["options"], epochs_of(run)))
+    figure, rows = plt.subplots(len(by_recipe), 2, figsize=(9, 3 * len(by_recipe)), squeeze=False)
+    for (loss, accuracy), (recipe, entries) in zip(rows, by_recipe.items(), strict=True):
+        for options, epochs in entries:
+            solver = options["solver"]
+            style = {
+                "color": COLOURS[solver],
+                "linestyle": LINES[solver],
+                "marker": ".",
+                "zorder": 2 + (solver == "mgrit"),
+            }
+            numbers = [epoch["epoch"] for epoch in epochs]
+            loss.plot(numbers, [epoch["train_loss"] for epoch in epochs], **style)
+            accuracy.plot(numbers, [100 * epoch["test_accuracy"] for epoch in epochs], **style)
+        loss.set_title(title_of(recipe, [options for options, _ in entries]), loc="left", fontsize=10)
+        loss.set_ylabel("training loss")
+        accuracy.set_ylabel("test accuracy, %")
+        for axes in (loss, accuracy):
+            axes.set_xlabel("epoch")
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.spines[["top", "right"]].set_visible(False)
+    lines = [plt.Line2D([], [], color=COLOURS[each], linestyle=LINES[each]) for each in NAMES]
+    figure.legend(lines, NAMES.values(), loc="outside right upper", frameon=False)
+    figure.set_layout_engine("constrained")
+    figure.savefig(out, dpi=150)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
