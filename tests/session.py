@@ -24,7 +24,8 @@ import pytest
 JOURNAL = "LPGPU_TEST_JOURNAL"
 """The variable with the path of the journal: a JSON object per event, written by `tests.conftest`."""
 
-SHARES = [["--ignore=tests/kernels"], ["tests/kernels"]]
+LONG = ["tests/kernels", "tests/test_on_ranks.py"]
+SHARES = [[f"--ignore={each}" for each in LONG], LONG]
 """Arguments of pytest that share all tests between two processes."""
 
 _journal = os.environ.pop(JOURNAL, None)  # not for the sessions that tests start
