@@ -75,7 +75,8 @@ class MGRIT:
         final_residual: whether to take the residual after the last cycle too (⌊N/m⌋ more evaluations), for
             `SolveResult.final_residual`.
         store: what a forward solve keeps for the adjoint: "all" states, or "c_points" only, about m times fewer, the
-            rest being recomputed where it is needed.
+            rest being recomputed where it is needed. The adjoint's coarse steps of "picard" are then linearised at the
+            C-points, so that its cycles reduce the error by other factors; to what they converge is the same.
         chunk: how many intervals are swept (and, with "c_points", recomputed) at a time. None: all at once with "all";
             with "c_points" as many as hold about as many states as there are C-points. Of as many coarse layers a
             Picard step evaluates the fine ones at a time.

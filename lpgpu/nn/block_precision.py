@@ -50,14 +50,19 @@ def lowered(block: Callable[..., Any], dtype: torch.dtype | None, like: Tensor) 
     return call
 
 
-def check_block_dtype(dtype: Any) -> None:
-    """Refuse what no block can compute in.
+def check_block_dtype(dtype: Any, x: Tensor | None = None) -> None:
+    """Refuse what no block can compute in, and a state `x` that does not go with it.
 
     Raises:
-        ValueError: for anything but None, torch.bfloat16 and torch.float16.
+        ValueError: for anything but None, torch.bfloat16 and torch.float16; beside these for an `x` that is no float32.
     """
     if dtype is not None and dtype not in LOWER:
         raise ValueError(
             f"block_dtype is {dtype!r}; expected None, torch.bfloat16 or torch.float16. For another precision of all, "
             "convert the network: net.to(...)"
+        )
+    if dtype is not None and x is not None and x.dtype != torch.float32:
+        raise ValueError(
+            f"x is {x.dtype} and block_dtype {dtype}; expected float32 states, which blocks of a lower precision "
+            "go with"
         )

@@ -65,10 +65,10 @@ class LayerParallel(SharedLayers):
         TypeError, ValueError: for arguments that make no network, saying what came and what was expected.
     """
 
-    buffer: tuple[int, int]
     block_dtype: torch.dtype | None
     forward_result: SolveResult | None = None
     adjoint_result: SolveResult | None = None
+    _ends: tuple[int, int]
     _sections: tuple[int, int, int]
 
     def __init__(
@@ -91,7 +91,7 @@ class LayerParallel(SharedLayers):
             check_arguments(local_num_steps, Tf, scheme, form)
             self.solver = MGRIT() if solver is None else solver
             self._sections = sections(buffer, local_num_steps, communicator)
-            self.buffer = buffer
+            self._ends = (buffer[0], buffer[1])
             check_block_dtype(block_dtype)
 
         facts = {"Tf": Tf, "scheme": scheme, "form": form, "buffer": buffer, "block_dtype": block_dtype}
@@ -155,6 +155,11 @@ class LayerParallel(SharedLayers):
     def results(self) -> SolveResults:
         """`forward_result` and `adjoint_result`, as every network has them."""
         return SolveResults((self.forward_result,), (self.adjoint_result,))
+
+    @property
+    def buffer(self) -> tuple[int, int]:
+        """How many layers at both ends are walked one by one; as built."""
+        return self._ends
 
     @property
     def dt(self) -> float:
@@ -221,11 +226,7 @@ class LayerParallel(SharedLayers):
             packing = None if isinstance(x, Tensor) else Packing.of(x, "x")
             checked.extend((packing, x if packing is None else packing.pack(x)))
             check_state(checked[1], tuple(named.values()))
-            if self.block_dtype is not None and checked[1].dtype != torch.float32:
-                raise ValueError(
-                    f"x is {checked[1].dtype} and block_dtype {self.block_dtype}; expected float32 states, which "
-                    "blocks of a lower precision go with"
-                )
+            check_block_dtype(self.block_dtype, checked[1])
             arguments.check(self.num_steps, checked[1])
             if torch.is_grad_enabled():
                 refuse_backward_hooks(self.layers)
@@ -279,6 +280,7 @@ class LayerParallel(SharedLayers):
             "solver": self.solver,
             "whether gradients are enabled": torch.is_grad_enabled(),
             "autocast": surrounding_autocast(),
+            "block_dtype": self.block_dtype,
             "the values of x": self._checksum(x),
         }
 

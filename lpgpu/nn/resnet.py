@@ -111,7 +111,13 @@ def resnet_ode(
     >>> [stage.num_steps for stage in net.stages]
     [8, 4]
     """
-    of_stages = [blocks] * len(widths) if isinstance(blocks, int) else list(blocks)
+    _check_counts(classes=classes, in_channels=in_channels)
+    widths = _several("widths", widths)
+    of_stages = (
+        [blocks] * len(widths)
+        if isinstance(blocks, int) and not isinstance(blocks, bool)
+        else _several("blocks", blocks)
+    )
     if not widths or len(of_stages) != len(widths):
         raise ValueError(f"blocks is {blocks!r}, widths {widths!r}; expected one number, or one for each width")
     if norm not in get_args(Norm):
@@ -125,6 +131,22 @@ def resnet_ode(
         return LayerParallel(comm, block, stop - first, Tf, solver=solver, buffer=buffer)
 
     return StagedResNet(in_channels, classes, widths, stage, norm)
+
+
+def _several(name: str, values: Any) -> Sequence[int]:
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise TypeError(f"{name} is {values!r}; expected integers, one for each stage, such as (16, 32, 64)")
+    for value in values:
+        _check_counts(**{name: value})
+    return values
+
+
+def _check_counts(**counts: Any) -> None:
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} is or holds {value!r}; expected an integer ≥ 1")
+        if value < 1:
+            raise ValueError(f"{name} is or holds {value}; expected at least 1")
 
 
 def normed_convolution(channels: int, after: int, norm: Norm, *, stride: int = 1) -> nn.Sequential:

@@ -50,6 +50,7 @@ def checked_lengths(lengths: Any, steps: int, x: Tensor) -> Tensor:
     """
     batch = x.shape[1]
     lengths = torch.as_tensor(lengths)
+    check_ordinary("lengths", lengths, None)
     if lengths.dtype not in _INTEGERS or lengths.shape != (batch,):
         raise ValueError(f"lengths is {lengths.dtype} {tuple(lengths.shape)}; expected integers, ({batch},)")
     if lengths.device.type != "cpu":
@@ -63,10 +64,11 @@ def checked_resets(resets: Any, steps: int, x: Tensor, layout: Layout) -> Tensor
     """`resets` as boolean [steps, B] on the device of `x` [T, B, ...], of an input that came as `layout` says.
 
     Raises:
-        TypeError, ValueError: where they are no boolean tensor of all steps and the batch.
+        TypeError, ValueError: where they are no dense boolean tensor of all steps and the batch.
     """
     if not isinstance(resets, Tensor):
         raise TypeError(f"resets is {type(resets).__name__}; expected a boolean tensor")
+    check_ordinary("resets", resets, None)
     expected = (x.shape[1], steps) if layout.batch_first else (steps, x.shape[1])
     if not layout.batched:
         expected = (steps,)

@@ -173,3 +173,12 @@ def test_bad_input() -> None:
     with pytest.raises(ValueError) as caught:
         network(block_dtype=BF16, solver=exactly())(inputs())
     assert_mentions(caught.value, ["x is torch.float64", "float32"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, "bfloat16"])
+def test_bad_input_between_calls(dtype: Any) -> None:
+    net = network(dtype=torch.float32)
+    net.block_dtype = dtype
+    with pytest.raises(ValueError) as caught:
+        net(inputs(dtype=torch.float32))
+    assert_mentions(caught.value, [repr(dtype), "torch.bfloat16"])

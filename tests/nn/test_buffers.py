@@ -135,3 +135,10 @@ def test_bad_input(buffer: Any, error: Any, words: list[str]) -> None:
     with pytest.raises(error) as caught:
         network(num_steps=N, buffer=buffer)
     assert_mentions(caught.value, words)
+
+
+def test_it_is_as_built() -> None:
+    net = network(num_steps=N, buffer=BUFFER)
+    with pytest.raises(AttributeError):
+        net.buffer = (1, 1)  # pyright: ignore[reportAttributeAccessIssue]
+    assert net.buffer == BUFFER

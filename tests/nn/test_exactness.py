@@ -144,6 +144,18 @@ def test_without_cycles_the_coarse_guess_is_the_coarsest_network(
     assert_close_relative(*(torch.autograd.grad(each, x, weight)[0] for each in (y, expected)), "dx")
 
 
+@pytest.mark.parametrize("store", ["all", "c_points"])
+def test_group_norm_of_a_batch_of_one(store: Any) -> None:
+    """torch.vmap's GroupNorm refuses a view of every m-th state where the batch is 1."""
+
+    def block() -> nn.Module:
+        return nn.Sequential(nn.GroupNorm(2, 4), nn.Conv2d(4, 4, 3, padding=1), nn.Tanh())
+
+    options: dict[str, Any] = {"levels": 2, "coarsening": 3, "coarse_operator": "rediscretised", "store": store}
+    net = network(block, solver=MGRIT(iterations=6, adjoint_iterations=6, **options))
+    assert_equals_serial(net, inputs(1, 4, 3, 3))
+
+
 def test_activations_in_place_are_a_blocks_own_business() -> None:
     net = network(lambda: nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(inplace=True)), solver=exactly())
     assert_equals_serial(net, inputs())

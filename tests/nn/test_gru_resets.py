@@ -132,6 +132,8 @@ def test_second_derivatives_of_exact_propagation() -> None:
         (torch.zeros(T, B), ValueError, ["float32", "torch.bool"]),
         (torch.zeros(B, T, dtype=torch.bool), ValueError, [f"({B}, {T})", f"({T}, {B})"]),
         ([True], TypeError, ["list"]),
+        (torch.zeros(T, B, dtype=torch.bool).to_sparse(), ValueError, ["resets", "sparse", "dense"]),
+        (torch.zeros(T, B, dtype=torch.bool, device="meta"), ValueError, ["resets", "meta"]),
     ],
 )
 def test_bad_input(resets: Any, error: Any, words: list[str]) -> None:

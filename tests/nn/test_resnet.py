@@ -92,9 +92,16 @@ def test_stages_halve_the_image_and_an_inexact_solve_is_near() -> None:
         ({"blocks": 0}, ["blocks is 0"]),
         ({"widths": ()}, ["widths ()"]),
         ({"norm": "layer"}, ["norm is 'layer'", "'group'"]),
+        ({"widths": 16}, ["widths is 16", "(16, 32, 64)"]),
+        ({"widths": (2, 4.0, 6)}, ["widths", "4.0", "integer"]),
+        ({"widths": (2, 0, 6)}, ["widths", "0", "at least 1"]),
+        ({"blocks": 2.5}, ["blocks is 2.5"]),
+        ({"blocks": True}, ["blocks is True"]),
+        ({"blocks": (5, 4, "3")}, ["blocks", "'3'", "integer"]),
+        ({"in_channels": 0}, ["in_channels", "0", "at least 1"]),
     ],
 )
 def test_bad_input(options: dict[str, Any], words: list[str]) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises((TypeError, ValueError)) as caught:
         small(**options)
     assert_mentions(caught.value, words)

@@ -116,12 +116,13 @@ class FunctionalLayers(Layers):
         def after(theta: Named, constants: Named, u: Tensor) -> Any:
             return self.statistics(theta, constants, self.shared, self.dt, self.spans, u)  # pyright: ignore
 
-        parameters, constants = _sliced(self.parameters, layers), _sliced(self.constants, layers)
+        u, parameters, constants = _dense(u), _sliced(self.parameters, layers), _sliced(self.constants, layers)
         for name, values in self._with_draws(layers, after, parameters, constants, u).items():
             self.constants[name][layers].copy_(values)  # a view: these layers are this rank's own
 
     def _batched(self, theta: Named, layers: slice, shared: Sequence[Tensor], u: Tensor) -> Tensor:
         """Φ_k(u_k) of all K layers, checked to leave states and buffers as they are."""
+        u = _dense(u)
 
         def phi(theta: Named, constants: Named, u: Tensor) -> Tensor:
             return self.phi(theta, constants, shared, self.dt, self.spans, u)
@@ -236,6 +237,11 @@ class _Recomputed(Linearisation):
 
     def parameter_gradients(self, lam: Tensor) -> Sequence[Tensor | None]:
         return self.stack.linearise(self.layers, self.u).parameter_gradients(lam)
+
+
+def _dense(u: Tensor) -> Tensor:
+    """States [K, batch, ...], contiguous for a batch of 1: under vmap GroupNorm refuses every m-th of such states."""
+    return u.contiguous() if u.shape[1] == 1 else u
 
 
 def _version(tensor: Tensor) -> int | None:
