@@ -13,10 +13,7 @@ def sections(buffer: Any, local_num_steps: int, communicator: Communicator) -> t
     Raises:
         TypeError, ValueError: where `buffer` is no pair of numbers, or leaves the rank no layer between.
     """
-    if not isinstance(buffer, tuple | list) or len(buffer) != 2 or any(type(each) is not int for each in buffer):
-        raise TypeError(f"buffer is {buffer!r}; expected two integers ≥ 0, such as (2, 2)")
-    if min(buffer) < 0:
-        raise ValueError(f"buffer is {buffer!r}; expected two integers ≥ 0, such as (2, 2)")
+    check_pair(buffer)
     opening = buffer[0] if communicator.rank == 0 else 0
     closing = buffer[1] if communicator.rank == communicator.size - 1 else 0
     if opening + closing >= local_num_steps:
@@ -37,3 +34,11 @@ def partitions(
     between[0] -= buffer[0]
     between[-1] -= buffer[1]
     return Partition.of_blocks(blocks, communicator.rank), Partition.of_blocks(between, communicator.rank)
+
+
+def check_pair(buffer: Any) -> None:
+    """Raise TypeError or ValueError where `buffer` is no pair of integers ≥ 0."""
+    if not isinstance(buffer, tuple | list) or len(buffer) != 2 or any(type(each) is not int for each in buffer):
+        raise TypeError(f"buffer is {buffer!r}; expected two integers ≥ 0, such as (2, 2)")
+    if min(buffer) < 0:
+        raise ValueError(f"buffer is {buffer!r}; expected two integers ≥ 0, such as (2, 2)")

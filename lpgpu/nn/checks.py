@@ -105,8 +105,10 @@ def check_ordinary(name: str, x: Tensor, weight: Tensor | None) -> None:
             f"solve; pass all examples as the batch of {name}, and take gradients by backward() or torch.autograd.grad"
         )
     if x.layout != torch.strided or x.is_nested:
-        kind = "nested" if x.is_nested else x.layout
-        raise ValueError(f"{name} is {kind}; expected a dense tensor: .to_dense(), or if nested .to_padded_tensor(0)")
+        kind, cure = x.layout, ".to_dense()"
+        if x.is_nested:
+            kind, cure = "nested", ".to_padded_tensor(0); inside nn.TransformerEncoder, model.use_nested_tensor = False"
+        raise ValueError(f"{name} is {kind}; expected a dense tensor: {cure}")
     if weight is not None and type(weight).__name__ == "DTensor":  # torch.distributed.tensor is slow to import
         raise ValueError(
             "the parameters are sharded (DTensor) while the network is called. FSDP gathers them for the module that "

@@ -9,6 +9,7 @@ from torch import nn
 
 from lpgpu.comm import as_communicator
 from lpgpu.mgrit import Solver
+from lpgpu.nn.buffers import check_pair
 from lpgpu.nn.layer_parallel import LayerParallel
 from lpgpu.nn.schemes import Form
 from lpgpu.nn.stacking import slots, structure
@@ -139,8 +140,9 @@ def _container(model: nn.Module, path: str) -> nn.ModuleList | nn.Sequential:
 
 
 def _checked_buffer(buffer: tuple[int, int], count: int) -> tuple[int, int]:
+    check_pair(buffer)
     first, last = buffer
-    if min(first, last) < 0 or first + last > count:
+    if first + last > count:
         raise ValueError(
             f"buffer is {buffer}; expected two numbers ≥ 0, together at most {count}, the blocks there are"
         )

@@ -327,6 +327,9 @@ class TestBadInput:
             (lambda m: parallelize(m, "embed"), TypeError, ["Embedding", "nn.ModuleList"]),
             (lambda m: parallelize(m, "h", buffer=(5, 5)), ValueError, ["(5, 5)", "at most 9"]),
             (lambda m: parallelize(m, "h", buffer=(4, 4)), ValueError, ["no 2 equal blocks"]),
+            (lambda m: parallelize(m, "h", buffer=2), TypeError, ["buffer is 2", "two integers"]),
+            (lambda m: parallelize(m, "h", buffer=(1.5, 1)), TypeError, ["(1.5, 1)", "two integers"]),
+            (lambda m: parallelize(m, "h", buffer=(1, 2, 3)), TypeError, ["(1, 2, 3)", "two integers"]),
             (lambda m: parallelize(m, "h", solver="serial"), TypeError, ["solver is 'serial'"]),
             (lambda m: unparallelize(m, "h"), ValueError, ["no blocks that parallelize() has replaced"]),
             (lambda m: (parallelize(m, "h"), parallelize(m, "h")), ValueError, ["no 2 equal blocks"]),
@@ -380,3 +383,17 @@ def test_no_memory_grows() -> None:
     for _ in range(20):
         round_trip()
     assert tensors() <= before
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors.*:UserWarning")
+def test_nested_tensors_of_an_encoder_in_eval_are_refused_with_the_cure() -> None:
+    layer = nn.TransformerEncoderLayer(WIDTH, 2, 8, batch_first=True, dtype=torch.float64)
+    model = nn.TransformerEncoder(layer, 4).eval()
+    x, padding = inputs(2, 3, WIDTH), torch.tensor([[False, False, False], [False, False, True]])
+    expected = model(x, src_key_padding_mask=padding)
+    parallelize(model, "layers", solver=exactly(4))
+    with torch.no_grad():
+        with pytest.raises(ValueError, match=r"nested.*nn\.TransformerEncoder, model\.use_nested_tensor = False"):
+            model(x, src_key_padding_mask=padding)
+        model.use_nested_tensor = False
+        assert_close_relative(model(x, src_key_padding_mask=padding)[~padding], expected[~padding])
