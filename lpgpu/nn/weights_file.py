@@ -3,6 +3,7 @@
 What P ranks save, Q ranks load: the file holds what `full_state_dict` gives, under the same names.
 """
 
+import errno
 import os
 import tempfile
 from collections.abc import Mapping
@@ -55,13 +56,15 @@ def load_weights(module: nn.Module, path: str | os.PathLike[str]) -> None:
     Raises:
         ImportError: without the package safetensors.
         OSError: where the file cannot be read on this rank; a ValueError where that is so on another one.
-        ValueError: for what is no file of safetensors, is damaged, or is of another number of layers.
+        ValueError: for what is no file of safetensors, is damaged, or on several ranks is of another number of layers.
         RuntimeError: as `module.load_state_dict`, for other names or shapes.
     """
     of_torch = library()
     state: dict[str, Tensor] = {}
 
     def read() -> None:
+        if os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, "A folder, where a file of safetensors was expected", str(path))
         try:
             state.update(of_torch.load_file(path))
         except OSError:
@@ -83,6 +86,8 @@ def write_weights(state: Mapping[str, Any], path: Path, about: Mapping[str, str]
             f"the state has entries that are no tensors: {listed}; safetensors holds tensors only, use "
             "torch.save(full_state_dict(...))"
         )
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(descriptor)
     try:
