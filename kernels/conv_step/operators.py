@@ -24,6 +24,7 @@ parameter_gradient = Operation(reference.parameter_gradient)
 def conv_ode_step(
     u: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor | None, b2: Tensor | None, dt: float, activation: str
 ) -> Tensor:
+    """Φ of every layer, [K, B, C, Y, X], from one or two convolutions' filters and biases; nothing is checked."""
     filters, out = _filters(w1, b1, w2, b2), torch.empty_like(u)
     advance(u, filters, dt, activation, out, False)
     return out

@@ -21,6 +21,7 @@ adjoint_picard_sweep = Operation(reference.adjoint_picard_sweep, mutates=("lam",
 
 @custom_op("lpgpu::dense_ode_step", mutates_args=())
 def dense_ode_step(u: Tensor, w: Tensor, b: Tensor | None, dt: float, activation: str) -> Tensor:
+    """Φ of every layer, [K, B, H]; nothing is checked."""
     out = torch.empty_like(u)
     advance(u, w, b, dt, activation, out, None)
     return out

@@ -59,6 +59,7 @@ gate_gradients = Operation(reference.gate_gradients, unsupported=why_unsupported
 
 @custom_op("lpgpu::gru_step", mutates_args=())
 def gru_step(x: Tensor, h: Tensor, w: Tensor, b: Tensor | None, dt: float, formulation: str) -> Tensor:
+    """h⁺ of every step, [K, B, H]; nothing is checked."""
     cell = Cell(w.contiguous(), b, dt, formulation)
     out = h.new_empty(h.shape)
     advance(h.contiguous(), x.contiguous(), cell, out, None, None)

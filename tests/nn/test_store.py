@@ -123,7 +123,7 @@ def test_c_points_only_needs_less_than_a_checkpoint_for_every_layer() -> None:
     def peak(forward: Callable[[Tensor], Tensor]) -> int:
         return peak_bytes(lambda: forward(x).sum().backward(), x.device)
 
-    assert peak(net) < 0.8 * peak(with_checkpoints)
+    assert peak(net) < 0.65 * peak(with_checkpoints)
     assert peak(with_checkpoints) > 128 * state
 
 
