@@ -1,8 +1,9 @@
-"""What every test gets: a fresh printed seed, one thread, a skip that says why without a GPU, no deadlines."""
+"""What every test gets: a seed of its own, one thread, a skip that says why without a GPU, no deadlines."""
 
 import importlib.util
 import os
 import secrets
+import zlib
 
 import pytest
 import torch
@@ -12,14 +13,17 @@ from tests import session
 # The tensors of tests are tiny: on shared cores a second thread made them five times slower, waiting for its turn.
 torch.set_num_threads(1)
 
+SEED = os.environ.get("LPGPU_TEST_SEED") or None
+"""None: every test draws what it drew the last time; "fresh": something new; a number: what that number gives."""
+
 if importlib.util.find_spec("hypothesis") is not None:  # the tests that need a GPU do without
     import hypothesis
 
-    # Named "ci" so that it replaces hypothesis's own profile of that name, which would draw the same examples always.
+    # Named "ci" so that it replaces hypothesis's own profile of that name.
     hypothesis.settings.register_profile(
         "ci",
         deadline=None,
-        derandomize=False,
+        derandomize=SEED is None,
         print_blob=True,
         max_examples=int(os.environ.get("LPGPU_TEST_EXAMPLES", "50")),
     )
@@ -74,10 +78,11 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 @pytest.fixture(autouse=True)
-def seed() -> int:
-    """Seeds torch anew for each test; a failure shows the number, and LPGPU_TEST_SEED brings it back."""
+def seed(request: pytest.FixtureRequest) -> int:
+    """Seeds torch for each test, by its name unless LPGPU_TEST_SEED says otherwise; a failure shows the number."""
     # secrets, because hypothesis seeds `random` for its own purposes
-    value = int(os.environ.get("LPGPU_TEST_SEED") or secrets.randbits(32))
+    by_name = zlib.crc32(request.node.nodeid.encode())
+    value = by_name if SEED is None else secrets.randbits(32) if SEED == "fresh" else int(SEED)
     print(f"LPGPU_TEST_SEED={value}")
     torch.manual_seed(value)
     return value

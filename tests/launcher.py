@@ -95,7 +95,8 @@ class Job:
         self._began = time.monotonic()
         self._folder = tempfile.TemporaryDirectory(prefix="lpgpu-ranks-")
         own = {"PYTHONPATH": str(ROOT), "LPGPU_RANK_OUTPUT": self._folder.name, "LPGPU_RANKS": str(ranks)}
-        own["LPGPU_TEST_SEED"] = os.environ.get("LPGPU_TEST_SEED") or str(secrets.randbits(32))
+        if os.environ.get("LPGPU_TEST_SEED") == "fresh":  # but the same on all ranks
+            own["LPGPU_TEST_SEED"] = str(secrets.randbits(32))
         self._process = subprocess.Popen(
             [*_command(launcher, ranks), "tests.rank", *map(str, arguments)],
             cwd=ROOT,

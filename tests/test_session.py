@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.session import SHARES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,10 +31,10 @@ def test_after(): pass
 """
 
 
-def run(suite: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def run(suite: str, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     (folder / "test_suite.py").write_text(suite)
     options = ["-q", "-p", "no:cacheprovider", "-p", "tests.conftest", "-c", str(ROOT / "pyproject.toml")]
-    command = [sys.executable, "-m", "tests.session", *options, f"--rootdir={ROOT}", str(folder)]
+    command = [sys.executable, "-m", "tests.session", *options, f"--rootdir={ROOT}", *more, str(folder)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
@@ -53,6 +55,32 @@ def test_a_suite_that_ends_well_is_one_process(tmp_path: Path) -> None:
 
 def test_a_suite_that_cannot_begin(tmp_path: Path) -> None:
     assert run("import nothing_of_this_name\n", tmp_path).returncode == 2
+
+
+DRAWS = """
+import torch
+from hypothesis import given, strategies as st
+
+drawn = []
+
+@given(st.integers())
+def test_examples(n): drawn.append(n)
+def test_tensors(): print("drew", torch.randint(10**9, (3,)).tolist(), hash(tuple(drawn)))
+def test_others(): print("drew", torch.randint(10**9, (3,)).tolist())
+"""
+
+
+def test_every_run_draws_the_same_unless_it_is_asked_for_something_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draws(seed: str) -> list[str]:
+        monkeypatch.setenv("LPGPU_TEST_SEED", seed)
+        return [line for line in run(DRAWS, tmp_path, "-s").stdout.splitlines() if "drew" in line]
+
+    usual, fresh = draws(""), draws("fresh")
+    assert len(usual) == len(fresh) == 2 and usual[0].split("]")[0] != usual[1].split("]")[0]
+    assert draws("") == usual
+    assert all(came != before for came, before in zip(fresh, usual, strict=True))
 
 
 def test_shares_run_at_the_same_time_and_the_worst_decides(tmp_path: Path) -> None:

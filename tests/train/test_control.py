@@ -212,9 +212,31 @@ def test_a_probe_leaves_no_trace():
     torch.testing.assert_close(serial, exact)
 
 
+def test_the_error_that_is_noted_is_that_of_the_solver_and_nothing_else_changes(tmp_path: Path):
+    rough = {"layers": 16, "levels": 2, "coarsening": (2,), "relaxation": ("F",), "coarse_operator": "rediscretised"}
+    runs = [tiny_run(tmp_path / c, control=c, probe_every=3, **rough) for c in ("probe", "fixed")]
+    for run in runs:
+        train(run)
+    probed, fixed = ([r for r in read_records(run.metrics) if r["kind"] == "epoch"] for run in runs)
+    assert [r["train_loss"] for r in probed] == [r["train_loss"] for r in fixed]
+    errors = [decision["gradient_error"] for record in probed for decision in record["decisions"]]
+    trainer = Trainer(runs[0].recipe, runs[0].options)
+    serial, inexact = (
+        torch.cat([part.flatten() for part in trainer.gradient_with(solver, *next(trainer._batches())[:2]).gradient])
+        for solver in (Serial(), trainer.control.solver)
+    )
+    assert errors[0] == pytest.approx(float((inexact - serial).norm() / serial.norm()), rel=1e-5)
+    assert len(errors) == 3 and min(errors) > 1e-5
+
+
 @pytest.mark.usefixtures("no_plots")
 @pytest.mark.parametrize(
-    ("control", "keys"), [("adaptive", {"ratio"}), ("bias-budget", {"bias", "spent", "allowance"})]
+    ("control", "keys"),
+    [
+        ("probe", {"gradient_error"}),
+        ("adaptive", {"ratio", "cycles", "cycles_before"}),
+        ("bias-budget", {"bias", "spent", "allowance", "cycles", "cycles_before"}),
+    ],
 )
 def test_decisions_are_in_the_metrics(tmp_path: Path, control: str, keys: set[str]):
     run = tiny_run(tmp_path / "run", control=control, probe_every=3, check_serial=True)
@@ -222,6 +244,6 @@ def test_decisions_are_in_the_metrics(tmp_path: Path, control: str, keys: set[st
     epochs = read_records(run.metrics)[:-1]
     decisions = [decision for record in epochs for decision in record["decisions"]]
     assert [decision["step"] for decision in decisions] == [0, 3, 6]
-    assert all(keys | {"cycles", "cycles_before"} <= decision.keys() for decision in decisions)
+    assert all(keys <= decision.keys() for decision in decisions)
     assert all(record["work_units"] > 4 for record in epochs)  # probes are work
     assert all(0 <= record["test_accuracy_serial"] <= 1 for record in epochs)

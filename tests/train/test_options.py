@@ -45,7 +45,7 @@ from lpgpu.train.setup.schedulers import scheduler_of, step_scheduler
         ("scheduler", "StepLR", "StepLR cannot be made with scheduler_options ''"),
         ("scheduler", "LambdaLR", "LambdaLR cannot be made with scheduler_options ''"),
         ("scheduler_options", "gamma=1", "but there is no scheduler; name it with --scheduler"),
-        ("control", "clever", "control is 'clever'; expected one of fixed, adaptive, bias-budget"),
+        ("control", "clever", "control is 'clever'; expected one of fixed, probe, adaptive, bias-budget"),
         ("checkpoint_every", -1, "checkpoint_every is -1; expected an integer ≥ 0"),
         ("device", "gpu", "device is 'gpu'; expected auto, cpu, cuda"),
         ("device", "meta", "device is 'meta'; expected auto, cpu or cuda"),

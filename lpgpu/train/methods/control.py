@@ -2,9 +2,10 @@
 
 A gradient by MGRIT is inexact. Of (Lin 2022) it is the sum Σ_k α_k ‖bias_k‖ of its biases, weighted by the learning
 rates α_k, that has to stay bounded for SGD to converge; and on some networks the iteration does not converge at all
-(Jiang et al. 2026, arXiv 2601.09026). Three rules:
+(Jiang et al. 2026, arXiv 2601.09026). Four rules:
 
     Fixed        the cycles of the options, always
+    Probing      the same, and measures how far off the gradient is, now and then
     Adaptive     doubles the cycles on a probe batch, now and then, and looks at the residuals
     BiasBudget   measures the bias on a probe batch, now and then, and keeps Σ α_k ‖bias_k‖ ≤ B with the fewest cycles
 
@@ -54,6 +55,12 @@ class Moment:
     probe: Callable[[MGRIT | Serial], Probe]
     norm: Callable[[Sequence[Tensor]], float] = two_norm
     tune: Callable[[], MGRIT | Serial] = Serial
+
+    def gradient_error(self, solver: MGRIT | Serial) -> float:
+        """‖g̃ − ∇F‖ / ‖∇F‖ on this step's batch, of the gradient g̃ with `solver`; 0 where ∇F vanishes."""
+        exact, inexact = (self.probe(each).gradient for each in (Serial(), solver))
+        off, size = self.norm([a - b for a, b in zip(inexact, exact, strict=True)]), self.norm(exact)
+        return off / size if size > 0 else 0.0
 
 
 class Control(ABC):
@@ -107,6 +114,27 @@ class Fixed(Control):
 
     def before_step(self, moment: Moment) -> Record | None:
         return None
+
+
+class Probing(Fixed):
+    """The solver of the options, always; every `every` steps its gradient is compared with the exact one.
+
+    >>> control = Probing(MGRIT(), every=100)
+    >>> def probe(solver: MGRIT | Serial) -> Probe:
+    ...     return Probe((torch.tensor([1.0 if isinstance(solver, Serial) else 1.5]),), [], [])
+    >>> control.before_step(Moment(step=0, steps=1000, learning_rate=0.1, probe=probe))
+    {'step': 0, 'gradient_error': 0.5}
+    """
+
+    def __init__(self, solver: MGRIT | Serial, *, every: int):
+        super().__init__(solver)
+        check_integer("every", every, 1)
+        self.every = every
+
+    def before_step(self, moment: Moment) -> Record | None:
+        if moment.step % self.every:
+            return None
+        return {"step": moment.step, "gradient_error": _finite(moment.gradient_error(self.solver))}
 
 
 class Adaptive(Control):

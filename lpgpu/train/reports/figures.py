@@ -62,7 +62,7 @@ def solver_words(options: dict[str, Any]) -> str:
         return "serial"
     m, relaxation = (_listed(options[name]) for name in ("coarsening", "relaxation"))
     cycles = f"{options['iterations']}/{options['adjoint_iterations']}"
-    control = "" if options["control"] == "fixed" else f", {options['control']}"
+    control = "" if options["control"] in ("fixed", "probe") else f", {options['control']}"
     levels = counted(options["levels"], "level")
     return f"MGRIT m = {m}, {levels}, {relaxation}, {options['cycle']}-cycles {cycles}{control}"
 

@@ -57,11 +57,12 @@ class TrainOptions(MGRITOptions):
     tune_by: Literal["time", "depth"] = option("time", "auto: what is to be least within that error")
     tune_tries: int = option(30, "auto: the most solvers to try", least=1)
 
-    control: Literal["fixed", "adaptive", "bias-budget"] = option(
+    control: Literal["fixed", "probe", "adaptive", "bias-budget"] = option(
         "fixed",
-        "mgrit: who chooses the cycles; adaptive: by residuals; bias-budget: keeps Σ α·bias of the gradients bounded",
+        "mgrit: who chooses the cycles; probe: fixed too, and notes the gradient's error in the metrics; "
+        "adaptive: by residuals; bias-budget: keeps Σ α·bias of the gradients bounded",
     )
-    probe_every: int = option(200, "adaptive, bias-budget, solver auto: batches between two probes", least=1)
+    probe_every: int = option(200, "probe, adaptive, bias-budget, solver auto: batches between two probes", least=1)
     max_iterations: int = option(
         8, "adaptive, bias-budget: the most cycles, beyond which propagation is serial", least=1
     )
