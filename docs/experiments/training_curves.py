@@ -1,4 +1,4 @@
-"""Training loss and test accuracy of runs, serial against MGRIT, a line for each seed.
+"""Training loss, test accuracy and the gradient's error of runs, serial against MGRIT, a line for each seed.
 
 python docs/experiments/training_curves.py OUT.png RUN [RUN ...]      runs of one recipe or several; a row for each
 """
@@ -6,9 +6,14 @@ python docs/experiments/training_curves.py OUT.png RUN [RUN ...]      runs of on
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLOURS = {"serial": "#2868a8", "mgrit": "#d97706"}
 LINES = {"serial": "-", "mgrit": "--"}
@@ -29,31 +34,39 @@ def epochs_of(run: Path) -> list[dict]:
     return [entry for entry in map(json.loads, lines) if entry["kind"] == "epoch"]
 
 
+def errors_of(epochs: list[dict]) -> tuple[list[float], list[float]]:
+    """Where probes were made, in epochs, and the gradient's relative error there."""
+    probes = [(probe, epoch) for epoch in epochs for probe in epoch["decisions"] if "gradient_error" in probe]
+    steps_per_epoch = probes and epochs[-1]["batches"]
+    return [probe["step"] / steps_per_epoch for probe, _ in probes], [probe["gradient_error"] for probe, _ in probes]
+
+
+def draw_run(axes: Sequence["Axes"], options: dict, epochs: list[dict]) -> None:
+    """The lines of a run."""
+    solver = options["solver"]
+    style = {"color": COLOURS[solver], "linestyle": LINES[solver], "marker": ".", "zorder": 2 + (solver == "mgrit")}
+    loss, accuracy, error = axes
+    numbers = [epoch["epoch"] for epoch in epochs]
+    loss.plot(numbers, [epoch["train_loss"] for epoch in epochs], **style)
+    accuracy.plot(numbers, [100 * epoch["test_accuracy"] for epoch in epochs], **style)
+    error.plot(*errors_of(epochs), **style)
+
+
 def main(out: str, *runs: str) -> None:
     by_recipe = defaultdict(list)
     for run in map(Path, runs):
         config = json.loads((run / "config.json").read_text(encoding="utf-8"))
         by_recipe[config["recipe"]].append((config["options"], epochs_of(run)))
-    figure, rows = plt.subplots(len(by_recipe), 2, figsize=(9, 3 * len(by_recipe)), squeeze=False)
-    for (loss, accuracy), (recipe, entries) in zip(rows, by_recipe.items(), strict=True):
+    figure, rows = plt.subplots(len(by_recipe), 3, figsize=(12, 3 * len(by_recipe)), squeeze=False)
+    for axes, (recipe, entries) in zip(rows, by_recipe.items(), strict=True):
         for options, epochs in entries:
-            solver = options["solver"]
-            style = {
-                "color": COLOURS[solver],
-                "linestyle": LINES[solver],
-                "marker": ".",
-                "zorder": 2 + (solver == "mgrit"),
-            }
-            numbers = [epoch["epoch"] for epoch in epochs]
-            loss.plot(numbers, [epoch["train_loss"] for epoch in epochs], **style)
-            accuracy.plot(numbers, [100 * epoch["test_accuracy"] for epoch in epochs], **style)
-        loss.set_title(title_of(recipe, [options for options, _ in entries]), loc="left", fontsize=10)
-        loss.set_ylabel("training loss")
-        accuracy.set_ylabel("test accuracy, %")
-        for axes in (loss, accuracy):
-            axes.set_xlabel("epoch")
-            axes.xaxis.get_major_locator().set_params(integer=True)
-            axes.spines[["top", "right"]].set_visible(False)
+            draw_run(axes, options, epochs)
+        axes[0].set_title(title_of(recipe, [options for options, _ in entries]), loc="left", fontsize=10)
+        for axis, name in zip(axes, ("training loss", "test accuracy, %", "error of MGRIT's gradient"), strict=True):
+            axis.set(xlabel="epoch", ylabel=name)
+            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.spines[["top", "right"]].set_visible(False)
+        axes[2].set_yscale("log")
     lines = [plt.Line2D([], [], color=COLOURS[each], linestyle=LINES[each]) for each in NAMES]
     figure.legend(lines, NAMES.values(), loc="outside right upper", frameon=False)
     figure.set_layout_engine("constrained")
