@@ -44,7 +44,9 @@ def test_fit_and_validate(tmp_path) -> None:
     data = DataLoader(TensorDataset(x, (x[:, -1, 0] > 0).long()), batch_size=16)
     model = Classifier()
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = lightning.Trainer(max_epochs=8, accelerator="cpu", default_root_dir=tmp_path, **quiet)
+    environments = pytest.importorskip("lightning_fabric.plugins.environments", reason="a part of Lightning")
+    alone = environments.LightningEnvironment()  # asked for, because looking for others would start MPI in this process
+    trainer = lightning.Trainer(max_epochs=8, accelerator="cpu", plugins=[alone], default_root_dir=tmp_path, **quiet)
     trainer.fit(model, data, data)
     (metrics,) = trainer.validate(model, data, verbose=False)
     assert sum(model.losses[-4:]) < sum(model.losses[:4])

@@ -4,36 +4,12 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from lpgpu import MGRIT, parallelize, unparallelize
 from tests.assertions import assert_close_relative
+from tests.integration.gpt2 import EXACT, gpt2, loss_of
 
 transformers = pytest.importorskip("transformers", reason="needs Hugging Face's transformers: pip install transformers")
-
-EXACT = MGRIT(coarsening=2, iterations=3, adjoint_iterations=3)
-
-
-def gpt2(dropout: float = 0.0) -> nn.Module:
-    """GPT-2 of six small layers, in fp64."""
-    torch.manual_seed(0)
-    config = transformers.GPT2Config(
-        vocab_size=17,
-        n_positions=16,
-        n_embd=8,
-        n_layer=6,
-        n_head=2,
-        resid_pdrop=dropout,
-        embd_pdrop=0.0,
-        attn_pdrop=dropout,
-        use_cache=False,
-        attn_implementation="eager",
-    )
-    return transformers.GPT2LMHeadModel(config).double()
-
-
-def loss_of(model: nn.Module, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-    return model(input_ids=tokens, attention_mask=mask, labels=tokens).loss
 
 
 def test_gpt2_is_trained_in_parallel_and_comes_back() -> None:
@@ -75,3 +51,39 @@ def test_a_cache_is_refused_with_the_cure() -> None:
     parallelize(model, "transformer.h", solver=EXACT)
     with pytest.raises(TypeError, match="use_cache=False"):
         model(input_ids=torch.randint(0, 17, (1, 4)), use_cache=True)
+
+
+def test_the_trainer_trains_it_as_it_trains_the_model_itself(tmp_path) -> None:
+    """Hugging Face's Trainer, on accelerate: four steps, evaluation, weight decay; then weights that load again."""
+    pytest.importorskip("accelerate", reason="Hugging Face's Trainer needs accelerate: pip install accelerate")
+    tokens = torch.randint(0, 17, (16, 9))
+    data = [{"input_ids": row, "labels": row} for row in tokens]
+    reference, model = gpt2(), gpt2()
+    parallelize(model, "transformer.h", solver=EXACT)
+    logs = []
+    for each in (reference, model):
+        arguments = transformers.TrainingArguments(
+            str(tmp_path),
+            max_steps=4,
+            per_device_train_batch_size=4,
+            learning_rate=1e-2,
+            weight_decay=0.1,
+            eval_strategy="steps",
+            eval_steps=2,
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            use_cpu=True,
+        )
+        trainer = transformers.Trainer(each, arguments, train_dataset=data, eval_dataset=data)
+        trainer.train()
+        logs.append([log[name] for log in trainer.state.log_history for name in ("loss", "eval_loss") if name in log])
+    unparallelize(model, "transformer.h")
+    assert len(logs[0]) == 6
+    assert_close_relative(torch.tensor(logs[1]), torch.tensor(logs[0]), tolerance=1e-10)
+    for (name, one), other in zip(model.named_parameters(), reference.named_parameters(), strict=True):
+        assert_close_relative(one, other[1], name, tolerance=1e-8)
+    model.save_pretrained(tmp_path / "saved")
+    again = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "saved")
+    assert all(torch.equal(again.state_dict()[name], value) for name, value in model.state_dict().items())
