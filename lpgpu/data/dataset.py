@@ -8,17 +8,18 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A classification problem in memory.
+    """A classification problem in memory, or a regression.
 
-    `*_inputs` are floats `[n, ...]`, `*_labels` int64 `[n]` with values 0 … `classes` − 1. `on_disk`: inputs are too
-    many for the memory; they are mapped files, and read batch by batch.
+    `*_inputs` are floats `[n, ...]`, `*_labels` int64 `[n]` with values 0 … `classes` − 1, or where `classes` is 0 the
+    numbers to be predicted, floats `[n, ...]`. `on_disk`: inputs are too many for the memory; they are mapped files,
+    and read batch by batch.
     """
 
     train_inputs: Tensor
     train_labels: Tensor
     test_inputs: Tensor
     test_labels: Tensor
-    classes: int
+    classes: int = 0
     on_disk: bool = False
 
     def to(self, device: torch.device | str) -> "Dataset":

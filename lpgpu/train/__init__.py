@@ -31,12 +31,14 @@ from lpgpu.train.reports.several import draw_runs
 from lpgpu.train.reports.summary import format_summary
 from lpgpu.train.runs.run import Run
 from lpgpu.train.setup.errors import InputError, TrainingDivergedError, TrainingInterrupted
+from lpgpu.train.setup.metric import MEAN_SQUARED_ERROR, Metric
 from lpgpu.train.setup.networks import GRUOptions, ODEOptions
 from lpgpu.train.setup.option_types import option
 from lpgpu.train.setup.options import TrainOptions
 from lpgpu.train.setup.recipe import Problem, Recipe
 
 __all__ = [
+    "MEAN_SQUARED_ERROR",
     "MGOPT",
     "RECIPES",
     "Adaptive",
@@ -45,6 +47,7 @@ __all__ = [
     "Fixed",
     "GRUOptions",
     "InputError",
+    "Metric",
     "Moment",
     "ODEOptions",
     "Probe",

@@ -11,8 +11,11 @@ import pytest
 import torch
 
 from lpgpu import GRU, MGRIT, LayerParallel, Serial
+from lpgpu.data import load_digits
 from lpgpu.nn import ConvBlock
+from lpgpu.profiling import Timings
 from lpgpu.train import InputError, ODEOptions, Run, TrainingDivergedError, draw_plots, find_recipe, train
+from lpgpu.train.loop.batches import Batches
 from lpgpu.train.loop.trainer import Trainer
 from lpgpu.train.runs.metrics import read_records
 from tests.train.helpers import InterruptAtStep, network_of, tiny_run, without_seconds
@@ -287,12 +290,14 @@ def test_tensorboard_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_order_of_examples_follows_from_seed_and_epoch_alone():
-    def order(seed: int, epoch: int) -> list[int]:
-        trainer = Trainer(find_recipe("digits"), ODEOptions(layers=2, channels=1, device="cpu", seed=seed))
-        trainer.epoch = epoch
-        return torch.cat([labels for _, labels, _ in trainer._batches()]).tolist()
+    data, timings = load_digits(), Timings(torch.device("cpu"))
+    batches = [Batches(data, ODEOptions(device="cpu", seed=seed)) for seed in (0, 1)]
+
+    def order(seed: int, epoch: int, done: int = 0) -> list[int]:
+        return torch.cat([labels for _, labels, _ in batches[seed].of_epoch(epoch, done, timings)]).tolist()
 
     first = order(0, 0)
+    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (1, 0)}) == 4
     torch.rand(3)
     assert order(0, 0) == first
-    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
+    assert order(0, 0, done=3) == first[3 * batches[0].size :]

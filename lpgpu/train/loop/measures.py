@@ -7,13 +7,14 @@ import torch
 from lpgpu.profiling import Timings
 from lpgpu.train.methods.solvers import Solves
 from lpgpu.train.runs.metrics import Record, RunningMean, mean_history
+from lpgpu.train.setup.metric import Metric
 from lpgpu.train.setup.ranks import Ranks
 
 
 class Measures:
-    """Loss, accuracy, residuals, work, decisions and seconds of the batches of one epoch.
+    """Loss, metric, residuals, work, decisions and seconds of the batches of one epoch.
 
-    Loss and accuracy are of all data ranks together, the rest of this rank. A record or a state is taken by all.
+    Loss and metric are of all data ranks together, the rest of this rank. A record or a state is taken by all.
 
     Attributes:
         batches: how many were trained on.
@@ -21,8 +22,8 @@ class Measures:
         decisions: what the iteration control has changed, and why.
     """
 
-    def __init__(self, device: torch.device, ranks: Ranks):
-        self.running = RunningMean(device)
+    def __init__(self, device: torch.device, ranks: Ranks, metric: Metric):
+        self.running = RunningMean(device, metric)
         self.ranks = ranks
         self.timings = Timings(device)
         self.batches = 0
@@ -43,13 +44,13 @@ class Measures:
         return {part: self._earlier.get(part, 0.0) + now.get(part, 0.0) for part in {**self._earlier, **now}}
 
     def record(self) -> Record:
-        """All of it as JSON's types. Raises `TrainingDivergedError` when the loss is not finite."""
+        """All of it as JSON's types. Raises `TrainingDivergedError` where loss or metric is not finite."""
         self._read()
-        loss, accuracy = self.running.over(self.ranks).values()
+        loss, figure = self.running.over(self.ranks).values()
         forward, adjoint = self._latest
         return {
             "train_loss": loss,
-            "train_accuracy": accuracy,
+            f"train_{self.running.metric.key}": figure,
             "forward_residuals": mean_history(self._residuals[0]),
             "adjoint_residuals": mean_history(self._residuals[1]),
             **{f"forward_{name}": value for name, value in forward.items()},
@@ -57,6 +58,7 @@ class Measures:
             "work_units": self.work,
             "decisions": self.decisions,
             "seconds": self.seconds(),
+            **self.running.metric.to_record(),
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ LINES = 10.0  # seconds between lines
 
 
 class Progress:
-    """Moves on with every batch, and now and then shows the epoch's mean loss, accuracy and rate so far."""
+    """Moves on with every batch, and now and then shows the epoch's mean loss, metric and rate so far."""
 
     def __init__(self, name: str, trainer: Trainer):
         self.name, self.trainer = name, trainer
@@ -43,22 +43,26 @@ class Progress:
         self.counted = running.examples
         now, last = time.monotonic(), self.trainer.measures.batches == self.steps
         if now >= self.due or (last and not self.bar.disable):
-            loss, accuracy = running.values()
+            loss, figure = running.values()
             rate = self.examples / max(now - self.looked, 1e-9)
             self.examples, self.looked = 0, now
             doing = "testing" if last else f"{rate:.0f} examples/s"
-            self._show(f"epoch {self.trainer.epoch + 1}, loss {loss:.3f}, acc {accuracy:.1%}, {doing}", now)
+            self._show(f"epoch {self.trainer.epoch + 1}, {self._reached(loss, figure)}, {doing}", now)
 
     def epoch(self, record: Record) -> None:
         """An epoch is finished; `record` is what it has measured."""
         self.counted = 0
         now = time.monotonic()
         if now >= self.due or not self.bar.disable or self.trainer.epoch == self.trainer.options.epochs:
-            self._show(
-                f"epoch {record['epoch']}, loss {record['train_loss']:.3f}, acc {record['train_accuracy']:.1%}, "
-                f"test acc {record['test_accuracy']:.1%}",
-                now,
-            )
+            metric = self.trainer.problem.metric
+            trained = self._reached(record["train_loss"], record[f"train_{metric.key}"])
+            tested = f"test {metric.short} {metric.text(record[f'test_{metric.key}'], 1)}"
+            self._show(f"epoch {record['epoch']}, {trained}, {tested}", now)
+
+    def _reached(self, loss: float, figure: float) -> str:
+        metric = self.trainer.problem.metric
+        of_metric = f"{metric.short} {metric.text(figure, 1)}"
+        return of_metric if metric.is_loss else f"loss {loss:.3f}, {of_metric}"
 
     def _show(self, text: str, now: float) -> None:
         if not self.bar.disable:

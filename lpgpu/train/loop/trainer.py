@@ -22,6 +22,7 @@ from lpgpu.nn.gradients import network_norm
 from lpgpu.nn.solver_module import solver_modules, using_solver
 from lpgpu.nn.tune import Tuning, search
 from lpgpu.profiling import nvtx_range
+from lpgpu.train.loop.batches import Batches
 from lpgpu.train.loop.measures import Measures
 from lpgpu.train.loop.objective import Objective
 from lpgpu.train.methods.control import Moment
@@ -56,6 +57,7 @@ class Trainer:
         self.problem: Problem = recipe.build(options)
         self.network = self.problem.network.to(self.device)
         self.data = self.problem.dataset.to(self.device)
+        self.batches = Batches(self.data, options)
         self.objective = Objective(self.problem, options, self._timed)
         self.mgopt = mgopt_of(recipe, options, self.network) if isinstance(options, ODEOptions) else None
         for part in self.problem.propagated if self.mgopt is None else solver_modules(*self.mgopt.networks):
@@ -69,19 +71,12 @@ class Trainer:
         self.epoch = 0
         self.around_step: Callable[[], AbstractContextManager[object]] = nullcontext
         self.between_batches: Callable[[], object] = lambda: None
-        self.measures = Measures(self.device, self.ranks)
-        self._shuffle, self._drawn = torch.Generator().manual_seed(options.seed), 0
-
-    @property
-    def batch_size(self) -> int:
-        """Examples per step."""
-        examples = len(self.data.train_labels)
-        return examples if self.options.optimizer == "lbfgs" else min(self.options.batch_size, examples)
+        self.measures = Measures(self.device, self.ranks, self.problem.metric)
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches in one pass over the training set; the last may be smaller."""
-        return -(-len(self.data.train_labels) // self.batch_size)
+        return len(self.batches)
 
     def run_epoch(self, on_step: Callable[[RunningMean], None]) -> Record:
         """Train to the end of the epoch, test, and return what was measured; `on_step` is called after every batch.
@@ -90,17 +85,18 @@ class Trainer:
         """
         measures = self.measures
         self.network.train()
-        for inputs, labels, weight in self._batches():
+        for inputs, labels, weight in self.batches.of_epoch(self.epoch, measures.batches, measures.timings):
             with self.around_step(), nvtx_range("train step"):
                 self._step(inputs, labels, weight)
             on_step(measures.running)
             self.between_batches()
         with measures.timings("evaluation"):
-            test_loss, test_accuracy = self.evaluate()
+            loss, figure = self.evaluate()
             serial = self.evaluate_with(Serial()) if self.options.check_serial else None
-        record = {"test_loss": test_loss, "test_accuracy": test_accuracy, **measures.record()}
+        test = f"test_{self.problem.metric.key}"
+        record = {"test_loss": loss, test: figure, **measures.record()}
         if serial is not None:
-            record |= {"test_loss_serial": serial[0], "test_accuracy_serial": serial[1]}
+            record |= {"test_loss_serial": serial[0], f"{test}_serial": serial[1]}
         record["learning_rate"] = self.learning_rate
         self.epoch += 1
         self._end_epoch(record["train_loss"])
@@ -109,8 +105,8 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self) -> tuple[float, float]:
-        """(loss, accuracy in 0 … 1) on the test set, with the solver the layers have at the moment."""
-        running = RunningMean(self.device)
+        """(loss, metric) on the test set, such as accuracy in 0 … 1, with the solver the layers have at the moment."""
+        running = RunningMean(self.device, self.problem.metric)
         self.network.eval()
         size = self.options.batch_size
         for inputs, labels in zip(self.data.test_inputs.split(size), self.data.test_labels.split(size), strict=True):
@@ -126,8 +122,7 @@ class Trainer:
 
     def first_batch(self) -> tuple[Tensor, Tensor]:
         """Inputs and labels of the first training examples, in the order of the data set."""
-        size = self.batch_size
-        return self.data.train_inputs[:size].to(self.device), self.data.train_labels[:size]
+        return self.batches.first()
 
     def check_finite(self) -> None:
         """Raise `TrainingDivergedError` where the loss or a weight is no longer finite; it waits for the device."""
@@ -165,7 +160,7 @@ class Trainer:
             self.scheduler.load_state_dict(state["scheduler"])
         self.control.load_state_dict(state["control"])
         self.epoch = state["epoch"]
-        self.measures = Measures(self.device, self.ranks)
+        self.measures = Measures(self.device, self.ranks, self.problem.metric)
         self.measures.load_state_dict(state["measures"])
         self._use(self.control.solver)
 
@@ -194,29 +189,6 @@ class Trainer:
             )
         except ValueError as error:  # there is no gradient to compare with
             raise TrainingDivergedError(f"no solver can be tuned: {error}") from error
-
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor, float]]:
-        """Those of this epoch that are still to come; their order follows from the seed and the epoch alone.
-
-        Of each the inputs and labels that are this data rank's, and the weight of their mean loss.
-        """
-        for batch in self._order().split(self.batch_size)[self.measures.batches :]:
-            chosen, weight = self.ranks.shard(batch)
-            with self.measures.timings("disk" if self.data.on_disk else "data"):
-                where = chosen.to(self.data.train_inputs.device)
-                inputs = self.data.train_inputs[where].to(self.device)
-                labels = self.data.train_labels[chosen.to(self.device)]
-            yield inputs, labels, weight
-
-    def _order(self) -> Tensor:
-        """Where the examples of this epoch lie: for epoch e, the e-th permutation drawn from the seed."""
-        if self._drawn > self.epoch:
-            self._shuffle, self._drawn = torch.Generator().manual_seed(self.options.seed), 0
-        order = torch.empty(0, dtype=torch.int64)
-        while self._drawn <= self.epoch:
-            order = torch.randperm(len(self.data.train_labels), generator=self._shuffle)
-            self._drawn += 1
-        return order
 
     def _step(self, inputs: Tensor, labels: Tensor, weight: float) -> None:
         measures = self.measures
@@ -289,7 +261,7 @@ class Trainer:
             part.solver = solver
 
     def _end_epoch(self, train_loss: float) -> None:
-        self.measures = Measures(self.device, self.ranks)
+        self.measures = Measures(self.device, self.ranks, self.problem.metric)
         if self.scheduler is None:
             for group in self.optimizer.param_groups:
                 group["lr"] *= self.options.decay

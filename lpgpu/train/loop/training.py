@@ -186,13 +186,13 @@ def _writing(run: Run) -> Iterator[None]:
         ) from error
 
 
-def _parallel_accuracy(run: Run, trainer: Trainer, accuracy: float) -> float | None:
-    """Test accuracy with the run's MGRIT, whatever trained it; None where the states do not stay finite.
+def _with_mgrit(run: Run, trainer: Trainer, figure: float) -> float | None:
+    """The metric on the test set with the run's MGRIT, whatever trained it; None where states do not stay finite.
 
-    It is `accuracy` where MGRIT is what the network was tested with.
+    It is `figure` where MGRIT is what the network was tested with.
     """
     if run.options.solver != "serial" and isinstance(trainer.problem.propagated[0].solver, MGRIT):
-        return accuracy
+        return figure
     try:
         return trainer.evaluate_with(run.options.mgrit())[1]
     except TrainingDivergedError:
@@ -200,8 +200,9 @@ def _parallel_accuracy(run: Run, trainer: Trainer, accuracy: float) -> float | N
 
 
 def _summary(run: Run, trainer: Trainer) -> dict[str, Any]:
-    _, accuracy = trainer.evaluate()
-    _, accuracy_serial = trainer.evaluate_with(Serial())
+    metric = trainer.problem.metric
+    _, figure = trainer.evaluate()
+    _, exact = trainer.evaluate_with(Serial())
     forward, adjoint = residual_histories(trainer.problem, *trainer.first_batch())
     records = read_records(run.metrics) if run.ranks.is_root else []
     seconds = total_seconds(records)
@@ -211,13 +212,14 @@ def _summary(run: Run, trainer: Trainer) -> dict[str, Any]:
         "kind": "summary",
         "recipe": run.recipe.name,
         "epochs": trainer.epoch,
-        "test_accuracy": accuracy,
-        "test_accuracy_serial": accuracy_serial,
-        "test_accuracy_parallel": _parallel_accuracy(run, trainer, accuracy),
+        f"test_{metric.key}": figure,
+        f"test_{metric.key}_serial": exact,
+        f"test_{metric.key}_parallel": _with_mgrit(run, trainer, figure),
         "forward_residuals": mean_history([forward]),
         "adjoint_residuals": mean_history([adjoint]),
         "forward_reduction": reduction_per_cycle(forward),
         "adjoint_reduction": reduction_per_cycle(adjoint),
         "work_units": sum(record["work_units"] for record in records),
         "seconds": seconds,
+        **metric.to_record(),
     }

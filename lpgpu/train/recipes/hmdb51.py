@@ -27,7 +27,7 @@ from lpgpu.data.download import cache_folder
 from lpgpu.data.frame_features import Encoded, FrameEncoder, encode_clips
 from lpgpu.data.hmdb51 import SIX, find_hmdb51
 from lpgpu.train.setup.errors import InputError
-from lpgpu.train.setup.networks import GRUOptions, SequenceClassifier
+from lpgpu.train.setup.networks import GRUOptions, SequenceNetwork
 from lpgpu.train.setup.option_types import option
 from lpgpu.train.setup.recipe import Problem, Recipe
 
@@ -56,7 +56,7 @@ class VideoOptions(GRUOptions):
 def build(options: VideoOptions) -> Problem:
     """Network and data of the recipe."""
     encoded = _encoded(options)
-    network = SequenceClassifier(FEATURES, encoded.dataset.classes, options)
+    network = SequenceNetwork(FEATURES, encoded.dataset.classes, options)
     return Problem(network=network, dataset=encoded.dataset, seconds=encoded.seconds)
 
 

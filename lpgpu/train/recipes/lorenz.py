@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from lpgpu.data import Dataset, load_lorenz
-from lpgpu.train.setup.networks import GRUOptions, SequenceClassifier
+from lpgpu.train.setup.networks import GRUOptions, SequenceNetwork
 from lpgpu.train.setup.option_types import option
 from lpgpu.train.setup.recipe import Problem, Recipe
 
@@ -26,7 +26,7 @@ class LorenzOptions(GRUOptions):
 def build(options: LorenzOptions) -> Problem:
     """Network and data of the recipe."""
     dataset = _signals(options.steps, options.sequences, options.seed)
-    return Problem(network=SequenceClassifier(1, dataset.classes, options), dataset=dataset)
+    return Problem(network=SequenceNetwork(1, dataset.classes, options), dataset=dataset)
 
 
 @lru_cache(maxsize=1)  # one for all runs of a seed in a comparison

@@ -10,14 +10,14 @@ Seed 0 reached a test accuracy of 90.6 %, 91.4 % with exact inference.
 """
 
 from lpgpu.data import load_seq_digits
-from lpgpu.train.setup.networks import GRUOptions, SequenceClassifier
+from lpgpu.train.setup.networks import GRUOptions, SequenceNetwork
 from lpgpu.train.setup.recipe import Problem, Recipe
 
 
 def build(options: GRUOptions) -> Problem:
     """Network and data of the recipe."""
     dataset = load_seq_digits()
-    return Problem(network=SequenceClassifier(1, dataset.classes, options), dataset=dataset)
+    return Problem(network=SequenceNetwork(1, dataset.classes, options), dataset=dataset)
 
 
 RECIPE = Recipe(

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from lpgpu.data import MNIST, Dataset, load_mnist
-from lpgpu.train.setup.networks import GRUOptions, SequenceClassifier
+from lpgpu.train.setup.networks import GRUOptions, SequenceNetwork
 from lpgpu.train.setup.option_types import option
 from lpgpu.train.setup.recipe import Problem, Recipe
 
@@ -40,7 +40,7 @@ def build(options: PixelOptions) -> Problem:
         test_inputs=images.test_inputs[test].reshape(-1, steps, 1)[:, order],
         test_labels=images.test_labels[test],
     )
-    return Problem(network=SequenceClassifier(1, dataset.classes, options), dataset=dataset)
+    return Problem(network=SequenceNetwork(1, dataset.classes, options), dataset=dataset)
 
 
 @lru_cache(maxsize=1)  # looked for before a run, used in it, and by every run of a comparison

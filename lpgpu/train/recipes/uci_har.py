@@ -14,14 +14,14 @@ from functools import lru_cache
 from pathlib import Path
 
 from lpgpu.data import Dataset, load_uci_har
-from lpgpu.train.setup.networks import GRUOptions, SequenceClassifier
+from lpgpu.train.setup.networks import GRUOptions, SequenceNetwork
 from lpgpu.train.setup.recipe import Problem, Recipe
 
 
 def build(options: GRUOptions) -> Problem:
     """Network and data of the recipe."""
     dataset = _dataset(options.data_dir)
-    network = SequenceClassifier(dataset.train_inputs.shape[-1], dataset.classes, options)
+    network = SequenceNetwork(dataset.train_inputs.shape[-1], dataset.classes, options)
     return Problem(network=network, dataset=dataset)
 
 

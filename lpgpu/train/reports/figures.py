@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lpgpu.train.setup.errors import InputError
+from lpgpu.train.setup.metric import Metric
 from lpgpu.train.setup.words import counted
 
 if TYPE_CHECKING:
@@ -86,6 +87,13 @@ def logarithmic(axis: "Axes", values: Iterable[float | None]) -> None:
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few and min(there) > 0.02 else (1,), numticks=12))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
     axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+def baseline(axis: "Axes", metric: Metric) -> None:
+    """A dotted line where an answer lies that ignores the input, if the metric knows of one."""
+    if metric.baseline is not None:
+        label = f"{metric.baseline_name}: {metric.text(metric.baseline)}"
+        axis.axhline(metric.baseline, color="grey", ls=":", lw=1.5, label=label)
 
 
 def legend_beside(axis: "Axes") -> None:

@@ -6,10 +6,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lpgpu.train.reports.figures import legend_beside, logarithmic, new_figure, save, shades, title_of
+from lpgpu.train.reports.figures import baseline, legend_beside, logarithmic, new_figure, save, shades, title_of
 from lpgpu.train.reports.timeline import TIMELINE, rank_timeline, read_timeline
 from lpgpu.train.runs.metrics import Record, read_records
 from lpgpu.train.setup.errors import InputError
+from lpgpu.train.setup.metric import Metric
 from lpgpu.train.setup.words import counted
 
 if TYPE_CHECKING:
@@ -57,16 +58,20 @@ def epochs_of(records: Sequence[Record]) -> list[Record]:
 
 
 def curves(records: Sequence[Record], title: str) -> "Figure":
-    """Loss and accuracy by epoch, over all levels of nested iteration."""
-    figure, axes = new_figure(2, title=title)
+    """Loss and metric by epoch, over all levels of nested iteration; one panel where they are the same."""
     epochs = epochs_of(records)
-    for axis, quantity in zip(axes, ("loss", "accuracy"), strict=True):
+    metric = Metric.from_record(epochs[0])
+    quantities = {metric.key: metric.axis} if metric.is_loss else {"loss": "loss", metric.key: metric.axis}
+    figure, axes = new_figure(len(quantities), title=title)
+    for axis, (quantity, label) in zip(axes, quantities.items(), strict=True):
         names = [f"{part}_{quantity}" for part in ("train", "test")]
         for name in names:
             values = [record[name] for record in epochs]
             axis.plot(range(1, len(epochs) + 1), values, label=name.partition("_")[0], marker=".")
-        axis.set(xlabel="epoch", ylabel=quantity)
-        if quantity == "loss":
+        axis.set(xlabel="epoch", ylabel=label)
+        if quantity == metric.key:
+            baseline(axis, metric)
+        if quantity == "loss" or metric.is_loss:
             logarithmic(axis, [record[name] for record in epochs for name in names])
         _mark_levels(axis, epochs)
     legend_beside(axes[-1])

@@ -9,13 +9,14 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lpgpu.train.reports.figures import logarithmic, new_figure, save, title_of
+from lpgpu.train.reports.figures import baseline, logarithmic, new_figure, save, title_of
 from lpgpu.train.reports.plots import FIGURES, epochs_of, records_of, stacked_bars
 from lpgpu.train.reports.space_time import VERIFICATION, read_verification, space_time
 from lpgpu.train.reports.timeline import TIMELINE, rank_timeline, read_timeline
 from lpgpu.train.runs.atomic import atomic_write
 from lpgpu.train.runs.metrics import Record, epoch_records, total_seconds
 from lpgpu.train.setup.errors import InputError
+from lpgpu.train.setup.metric import Metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,12 +38,13 @@ def draw_runs(folders: Sequence[Path], path: Path) -> Path:
         ...
     lpgpu.train.setup.errors.InputError: nowhere/metrics.jsonl does not exist; expected the folder of a run, ...
 
-    Raises `InputError` when one is not the folder of a run with a finished epoch, or `path` exists, cannot be written,
-    or ends in what is no format.
+    Raises `InputError` when one is not the folder of a run with a finished epoch, runs are measured by different
+    metrics, or `path` exists, cannot be written, or ends in what is no format.
     """
     if path.exists():
         raise InputError(f"{path} exists, and was not touched; choose another --output")
     runs = {folder: records_of(folder) for folder in folders}
+    _check_metrics(runs)
     figure = compare(runs)
     if path.suffix.lower() not in PAGES:
         return save(figure, path)
@@ -54,26 +56,44 @@ def draw_runs(folders: Sequence[Path], path: Path) -> Path:
     return path
 
 
+def _check_metrics(runs: dict[Path, list[Record]]) -> None:
+    """Raise `InputError` where no axis, and no column, could hold what the runs have reached."""
+    names = {folder: _metric(records).name for folder, records in runs.items()}
+    if len(set(names.values())) > 1:
+        each = ", ".join(f"{folder} by {name}" for folder, name in names.items())
+        raise InputError(f"the runs are measured differently: {each}; draw those of one metric together")
+
+
+def _metric(records: list[Record]) -> Metric:
+    return Metric.from_record(records[0])
+
+
 def compare(runs: dict[Path, list[Record]]) -> "Figure":
-    """Accuracy by epoch and by work, residuals, and seconds, of all runs."""
-    figure, (by_epoch, by_work, residuals, timing) = new_figure(2, 2, "test accuracy, convergence and time")
+    """The test metric by epoch and by work, residuals, and seconds, of all runs, which have the same metric."""
+    metric = _metric(next(iter(runs.values())))
+    figure, (by_epoch, by_work, residuals, timing) = new_figure(2, 2, f"test {metric.name}, convergence and time")
     lasts: list[float | None] = []
+    reached: list[float] = []
     for folder, records in runs.items():
         label, epochs = f"{folder.name}: {title_of(folder)}", epoch_records(records)
         if not epochs:
             continue
-        accuracy = [record["test_accuracy"] for record in epochs]
+        figures = [record[f"test_{metric.key}"] for record in epochs]
+        reached += figures
         numbers = [record["epoch"] for record in epochs]
         before = sum(record.get("work_units", 0.0) for record in records if record["kind"] == "nested")
         work = list(accumulate((record.get("work_units", 0.0) for record in epochs), initial=before))[1:]
-        by_epoch.plot(numbers, accuracy, marker=".", label=label)
-        by_work.plot(work, accuracy, marker=".", label=label)
+        by_epoch.plot(numbers, figures, marker=".", label=label)
+        by_work.plot(work, figures, marker=".", label=label)
         last = [(record["forward_residuals"] or [None])[-1] for record in epochs]
         residuals.plot(numbers, [math.nan if norm is None else norm for norm in last], marker=".", label=label)
         lasts += last
     stacked_bars(timing, [folder.name for folder in runs], [total_seconds(records) for records in runs.values()])
-    by_epoch.set(xlabel="epoch", ylabel="test accuracy")
-    by_work.set(xlabel="work: gradients of the whole network", ylabel="test accuracy")
+    for axis, xlabel in ((by_epoch, "epoch"), (by_work, "work: gradients of the whole network")):
+        axis.set(xlabel=xlabel, ylabel=f"test {metric.axis}")
+        baseline(axis, metric)
+        if not metric.percent:
+            logarithmic(axis, reached)
     residuals.set(xlabel="epoch", ylabel="forward residual before the last cycle")
     logarithmic(residuals, lasts)
     timing.set(ylabel="seconds, all epochs")
@@ -88,7 +108,8 @@ def _page(runs: dict[Path, list[Record]], figure: "Figure") -> str:
     """All of it as one page."""
     head = f"<!doctype html><html lang=en><meta charset=utf-8><title>lpgpu: {len(runs)} runs</title>"
     parts = [head, "<meta name=viewport content='width=device-width'>", f"<style>{STYLE}</style>", "<h1>Runs</h1>"]
-    parts += [_table(runs), _image(figure, "test accuracy, convergence and time of all runs")]
+    name = _metric(next(iter(runs.values()))).name
+    parts += [_table(runs), _image(figure, f"test {name}, convergence and time of all runs")]
     for folder, records in runs.items():
         title = title_of(folder)
         parts.append(
@@ -103,15 +124,17 @@ def _page(runs: dict[Path, list[Record]], figure: "Figure") -> str:
 
 
 def _table(runs: dict[Path, list[Record]]) -> str:
-    columns = ("run", "recipe, solver, seed", "epochs", "test accuracy", "exact inference", "work", "seconds")
+    metric = _metric(next(iter(runs.values())))
+    test = f"test_{metric.key}"
+    columns = ("run", "recipe, solver, seed", "epochs", f"test {metric.name}", "exact inference", "work", "seconds")
     rows = ["".join(f"<th>{name}</th>" for name in columns)]
     for folder, records in runs.items():
         epochs, summary = epochs_of(records), next((r for r in records if r["kind"] == "summary"), None)
-        accuracy, exact = epochs[-1]["test_accuracy"], "not finished"
+        reached, exact = metric.text(epochs[-1][test]), "not finished"
         if summary is not None:
-            accuracy, exact = summary["test_accuracy"], f"{summary['test_accuracy_serial']:.2%}"
+            reached, exact = metric.text(summary[test]), metric.text(summary[f"{test}_serial"])
         work, seconds = sum(r.get("work_units", 0.0) for r in epochs), sum(total_seconds(records).values())
-        cells = [folder.name, title_of(folder), len(epochs), f"{accuracy:.2%}", exact, f"{work:.0f}", f"{seconds:.1f}"]
+        cells = [folder.name, title_of(folder), len(epochs), reached, exact, f"{work:.0f}", f"{seconds:.1f}"]
         rows.append("".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells))
     return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
 

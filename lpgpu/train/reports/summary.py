@@ -2,11 +2,12 @@
 
 from lpgpu.train.runs.metrics import Record
 from lpgpu.train.runs.run import Run
+from lpgpu.train.setup.metric import Metric
 from lpgpu.train.setup.words import counted
 
 
 def format_summary(run: Run, summary: Record) -> str:
-    """A few lines: accuracy, also under exact inference; convergence of the solver; where the time went; the folder.
+    """A few lines: the metric, also under exact inference; convergence of the solver; where the time went; the folder.
 
     >>> from dataclasses import replace
     >>> from pathlib import Path
@@ -31,16 +32,19 @@ def format_summary(run: Run, summary: Record) -> str:
         solver += "" if options.control == "fixed" else f" to start with, then {options.control}"
     else:
         solver = "serial" if options.solver == "serial" else f"tuned to a gradient error of {options.gradient_error:g}"
+    metric = Metric.from_record(summary)
+    test, exact = (metric.text(summary[f"test_{metric.key}{of}"]) for of in ("", "_serial"))
     lines = {
-        "test accuracy": f"{summary['test_accuracy']:.2%} after {counted(summary['epochs'], 'epoch')}",
-        "  exact inference": f"{summary['test_accuracy_serial']:.2%} (step after step, nothing iterative)",
+        f"test {metric.name}": f"{test} after {counted(summary['epochs'], 'epoch')}{metric.baseline_words}",
+        "  exact inference": f"{exact} (step after step, nothing iterative)",
         "solver": f"{options.network}, {solver}",
         "residual per cycle": f"forward {_factor(summary['forward_reduction'])}, "
         f"adjoint {_factor(summary['adjoint_reduction'])}",
         "time": f"{total:.1f} s: {parts}",
         "run folder": str(run.folder),
     }
-    return "\n".join(f"{name:<20}{text}" for name, text in lines.items())
+    width = max(20, 2 + max(map(len, lines)))
+    return "\n".join(f"{name:<{width}}{text}" for name, text in lines.items())
 
 
 def _factor(reduction: float | None) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lpgpu.train.runs.atomic import atomic_write
 from lpgpu.train.setup.errors import InputError, TrainingDivergedError
+from lpgpu.train.setup.metric import ACCURACY, Metric
 from lpgpu.train.setup.ranks import Ranks
 
 Record = dict[str, Any]
@@ -33,48 +34,57 @@ def mean_history(histories: Iterable[Sequence[float]]) -> list[float | None]:
 
 
 class RunningMean:
-    """Loss and accuracy, averaged over `examples`; kept on the device, so that adding never waits for it."""
+    """Loss and metric, averaged over `examples`; kept on the device, so that adding never waits for it."""
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device, metric: Metric = ACCURACY):
+        self.metric = metric
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
-        self._correct = torch.zeros((), dtype=torch.float64, device=device)
+        self._figure = torch.zeros((), dtype=torch.float64, device=device)
         self.examples = 0
 
     def add(self, loss: Tensor, scores: Tensor, labels: Tensor) -> None:
-        """Count in a batch: its mean loss, scores `[batch, classes]` and labels `[batch]`.
+        """Count in a batch: its mean loss, and scores `[batch, ...]` and labels `[batch, ...]`, for the metric.
 
-        Of several predictions an example, scores `[batch, classes, ...]` and labels `[batch, ...]`, the share of right
-        ones counts.
+        Raises ValueError where the metric is no figure of each example.
         """
+        assert self.metric.of is not None  # a Problem has made sure
+        figures = self.metric.of(scores.detach(), labels)
+        if figures.shape != labels.shape[:1]:
+            raise ValueError(
+                f"the metric {self.metric.name} of {len(labels)} examples has the shape {tuple(figures.shape)}; "
+                f"expected one figure for each, ({len(labels)},)"
+            )
         self._loss += loss.detach().double() * len(labels)
-        each = labels[0].numel() if len(labels) else 1
-        self._correct += (scores.detach().argmax(dim=1) == labels).sum().double() / each
+        self._figure += figures.sum(dtype=torch.float64)
         self.examples += len(labels)
 
     def values(self) -> tuple[float, float]:
-        """(loss, accuracy in 0 … 1). Raises `TrainingDivergedError` when the loss is not finite."""
-        loss = self._loss.item() / self.examples
-        if not math.isfinite(loss):
-            raise TrainingDivergedError(f"the loss is {loss}: try a smaller --learning-rate or more --iterations")
-        return loss, self._correct.item() / self.examples
+        """(loss, metric), such as an accuracy in 0 … 1. Raises `TrainingDivergedError` where one is not finite."""
+        loss, figure = self._loss.item() / self.examples, self._figure.item() / self.examples
+        for name, value in (("loss", loss), (self.metric.name, figure)):
+            if not math.isfinite(value):
+                raise TrainingDivergedError(
+                    f"the {name} is {value}: try a smaller --learning-rate or more --iterations"
+                )
+        return loss, figure
 
     def over(self, ranks: Ranks) -> "RunningMean":
         """That of all data ranks together. Collective."""
         if ranks.grid.data_ranks == 1:
             return self
-        mean = RunningMean(self._loss.device)
-        mean._loss, mean._correct = ranks.sum_over_data(self._loss), ranks.sum_over_data(self._correct)
+        mean = RunningMean(self._loss.device, self.metric)
+        mean._loss, mean._figure = ranks.sum_over_data(self._loss), ranks.sum_over_data(self._figure)
         mean.examples = int(ranks.sum_over_data(torch.tensor(self.examples)))
         return mean
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums so far, for a checkpoint."""
-        return {"loss": self._loss.item(), "correct": self._correct.item(), "examples": self.examples}
+        """The sums so far, for a checkpoint, which calls the metric's "correct", after that of a classification."""
+        return {"loss": self._loss.item(), "correct": self._figure.item(), "examples": self.examples}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from these sums."""
         self._loss.fill_(state["loss"])
-        self._correct.fill_(state["correct"])
+        self._figure.fill_(state["correct"])
         self.examples = state["examples"]
 
 

@@ -131,13 +131,15 @@ class GRUOptions(TrainOptions):
         return f"{self.formulation} GRU, {counted(self.num_layers, 'layer')} of {self.hidden_size}"
 
 
-class SequenceClassifier(nn.Module):
-    """Scores `[batch, classes]` of sequences `[batch, steps, features]`: linear in the last state of the last layer.
+class SequenceNetwork(nn.Module):
+    """Scores `[batch, outputs]` of sequences `[batch, steps, features]`: linear in the last state of the last layer.
+
+    One output for each class, or for each number that is to be predicted.
 
     Ranks that share the time steps are all given whole sequences; each passes its own piece to the GRU.
     """
 
-    def __init__(self, features: int, classes: int, options: GRUOptions) -> None:
+    def __init__(self, features: int, outputs: int, options: GRUOptions) -> None:
         super().__init__()
         self.gru = GRU(
             features,
@@ -150,7 +152,7 @@ class SequenceClassifier(nn.Module):
             solver=options.layer_solver(),
         )
         self._options = options
-        self.head = nn.Linear(options.hidden_size, classes)
+        self.head = nn.Linear(options.hidden_size, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         mine = self._options.ranks.share(x.shape[1])

@@ -8,24 +8,40 @@ from torch import Tensor, nn
 
 from lpgpu.data import Dataset
 from lpgpu.nn.solver_module import SolverModule, solver_modules
+from lpgpu.train.setup.metric import ACCURACY, Metric
 from lpgpu.train.setup.options import TrainOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What is trained.
+    """What is trained: a classification, or with a `loss` and a `metric` for it, something else.
 
     Attributes:
-        network: maps inputs `[batch, ...]` to class scores `[batch, classes]`.
+        network: maps inputs `[batch, ...]` to class scores `[batch, classes]`, or in a regression to what is asked for.
         dataset: inputs and labels.
         loss: (scores, labels) → mean loss, a scalar.
+        metric: what is reported besides the loss.
         seconds: what it took to prepare the data, by part, such as "disk" and "encoder".
+
+    Raises:
+        ValueError: for a metric without its function, or accuracy where labels are numbers.
     """
 
     network: nn.Module
     dataset: Dataset
     loss: Callable[[Tensor, Tensor], Tensor] = nn.functional.cross_entropy
+    metric: Metric = ACCURACY
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        dtype = self.dataset.train_labels.dtype
+        if self.metric == ACCURACY and dtype.is_floating_point:
+            raise ValueError(
+                f"labels are {dtype}, numbers and no classes, but the metric is accuracy; expected a loss and a metric "
+                "for numbers, such as loss=nn.functional.mse_loss, metric=MEAN_SQUARED_ERROR"
+            )
+        if self.metric.of is None:
+            raise ValueError(f"the metric {self.metric.name} has no function `of`; expected (scores, labels) → [batch]")
 
     @property
     def propagated(self) -> list[SolverModule]:
