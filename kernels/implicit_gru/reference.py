@@ -1,4 +1,8 @@
-"""The GRU step in plain PyTorch: one product for all gates of all rows, in-place arithmetic around it."""
+"""The GRU step in plain PyTorch: one product for all gates of all rows, in-place arithmetic around it.
+
+W and b may be of a lower precision than all else: products with W are then computed in that, and what is made of them
+in the states' own. The fused kernels take tensors of one dtype.
+"""
 
 from dataclasses import dataclass, fields
 from typing import Self
@@ -94,7 +98,7 @@ def advance(
 
 def _gates(h: Tensor, x_KBG: Tensor, cell: Cell) -> Gates:
     width = h.shape[-1]
-    y_KBG = F.linear(h, cell.w, cell.b)
+    y_KBG = F.linear(h.to(cell.w.dtype), cell.w, cell.b).to(h.dtype)
     q = y_KBG[..., 2 * width :]
     rz = torch.add(x_KBG[..., : 2 * width], y_KBG[..., : 2 * width]).sigmoid_()
     r = rz[..., :width]
@@ -152,19 +156,20 @@ def decay(gates: Gates, cell: Cell, out: Tensor) -> None:
 
 def vjp(lam: Tensor, at: Coefficients, w: Tensor, out: Tensor) -> None:
     """out = (∂h⁺/∂h)ᵀ λ = a ⊙ λ + Wᵀ (c ⊙ λ). `out` must not overlap `lam`."""
-    if lam.dtype == torch.float16:  # in whose range c ⊙ λ need not be
+    if w.dtype == torch.float16:  # in whose range c ⊙ λ need not be
         out.copy_(
             torch.addcmul(torch.matmul(_by_gate(at.c.float(), lam.float()), w.float()), at.a.float(), lam.float())
         )
         return
-    torch.addcmul(torch.matmul(_by_gate(at.c, lam), w), at.a, lam, out=out)
+    product = torch.matmul(_by_gate(at.c, lam).to(w.dtype), w).to(lam.dtype)
+    torch.addcmul(product, at.a, lam, out=out)
 
 
 def diagonal(at: Coefficients, w: Tensor, out: Tensor) -> None:
     """out = diag(∂h⁺/∂h) = a + Σ over the gates of c ⊙ diag W."""
     out.copy_(at.a)
     for c, w_gate in zip(at.c.split(out.shape[-1], -1), w.split(out.shape[-1]), strict=True):
-        out.addcmul_(c, w_gate.diagonal())
+        out.addcmul_(c, w_gate.diagonal().to(out.dtype))
 
 
 def gate_gradients(lam: Tensor, at: Coefficients) -> tuple[Tensor, Tensor]:
@@ -183,9 +188,10 @@ def linearise(h: Tensor, x: Tensor, cell: Cell) -> Coefficients:
 def at_zero(x: Tensor, cell: Cell, out: Tensor, diagonal_out: Tensor) -> None:
     """out = h⁺ and diagonal_out = diag(∂h⁺/∂h), both at h = 0, where W h is nothing."""
     width, zero = out.shape[-1], torch.zeros_like(out)
-    y_KBG = x if cell.b is None else x + cell.b
+    b = None if cell.b is None else cell.b.to(x.dtype)
+    y_KBG = x if b is None else x + b
     rz = y_KBG[..., : 2 * width].sigmoid()
-    q = zero if cell.b is None else cell.b[2 * width :].expand_as(out)
+    q = zero if b is None else b[2 * width :].expand_as(out)
     n = tanh_(torch.addcmul(x[..., 2 * width :], rz[..., :width], q))
     gates = Gates(rz, n, q)
     _next(zero, gates, cell, out)

@@ -1,16 +1,18 @@
-"""The precision that blocks compute in where it is lower than that of their parameters and states.
+"""The precision that blocks and cells compute in where it is lower than that of their parameters and states.
 
 As under torch.autocast: products in bf16 or fp16, parameters, states and residuals as they are.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
+
+from lpgpu.nn.arguments import with_tensors_mapped
 
 LOWER = (torch.bfloat16, torch.float16)
 
@@ -33,6 +35,17 @@ def own_precision(device: str, low: torch.dtype | None) -> Iterator[None]:
         _surrounding.reset(token)
 
 
+def products_in(dtype: torch.dtype | None, device: str) -> AbstractContextManager[Any]:
+    """Autocast to `dtype` inside the `with` statement; None: all stays as it is."""
+    # a cache would keep the casts of one layer's weights for the next one's
+    return nullcontext() if dtype is None else torch.autocast(device, dtype, cache_enabled=False)
+
+
+def taken_back(given: Any, dtype: torch.dtype, low: torch.dtype) -> Any:
+    """`given`, with what autocast to `low` has made of its tensors as `dtype` again."""
+    return with_tensors_mapped(lambda value: value.to(dtype) if value.dtype == low else value, given)
+
+
 def lowered(block: Callable[..., Any], dtype: torch.dtype | None, like: Tensor) -> Callable[..., Any]:
     """`block` with its products in `dtype`, returning tensors of the dtype of the state `like`; None: as it is."""
     if dtype is None:
@@ -42,8 +55,7 @@ def lowered(block: Callable[..., Any], dtype: torch.dtype | None, like: Tensor) 
         return value.to(like.dtype) if isinstance(value, Tensor) and value.dtype == dtype else value
 
     def call(*arguments: Any, **named: Any) -> Any:
-        # a cache would keep the casts of one layer's weights for the next one's
-        with torch.autocast(like.device.type, dtype, cache_enabled=False):
+        with products_in(dtype, like.device.type):
             out = block(*arguments, **named)
         return tree_map(restored, out)
 

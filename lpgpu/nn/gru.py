@@ -29,7 +29,8 @@ class GRU(SequenceModule, nn.GRU):
     load both ways. `formulation="implicit"` is the cell h⁺ = (h + d ⊙ n)/(1 + d), d = Δt (1 − z), of Moon & Cyr,
     "Parallel training of GRU networks with a multi-grid solver for long sequences", ICLR 2022: another network, of the
     same parameters. With `Serial()` on one process it is twice differentiable (`create_graph=True`); an inexact solve
-    refuses it.
+    refuses it. Under torch.autocast products are in its dtype, gradients of the weights in theirs, and results of the
+    dtype that torch.nn.GRU returns: docs/gru.md.
 
     Args:
         formulation: "classic", torch.nn.GRU's cell, or "implicit".
@@ -55,6 +56,8 @@ class GRU(SequenceModule, nn.GRU):
     Raises:
         ValueError, TypeError: for arguments that make no network, saying what came and what was expected.
     """
+
+    _returns = "like the state"
 
     def __init__(
         self,
@@ -123,6 +126,8 @@ class GRU(SequenceModule, nn.GRU):
                 not finite.
             NotImplementedError: inside a transform of torch.func, such as vmap.
         """
+        precision = self._precision(input, hx)
+        input, hx = precision.taken((input, hx))
         given, lengths, layout = Layout.taken(input, lengths, batch_first=self.batch_first)
         checked: list[Any] = []
 
@@ -138,7 +143,7 @@ class GRU(SequenceModule, nn.GRU):
             resets = checked_resets(resets, shard.steps, x, layout)
         output, last_states = self._propagate(x, initial.unbind(), shard, layout, lengths, resets)
         h_n = torch.stack(last_states)
-        return output, h_n if layout.batched else h_n.squeeze(1)
+        return precision.returned((output, h_n if layout.batched else h_n.squeeze(1)))
 
     def to_torch(self) -> nn.Module:
         """An independent copy as plain PyTorch, exact, for inspection, export and deployment: on every rank the whole.

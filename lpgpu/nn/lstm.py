@@ -23,7 +23,8 @@ class LSTM(SequenceModule, nn.LSTM):
     Arguments, parameters, gate order (i, f, g, o), projections and initialisation are torch.nn.LSTM's, and state_dicts
     load both ways. With `Serial()` it is torch.nn.LSTM to rounding. On coarse levels the gates are frozen over the m
     steps that one spans, and the memory's decay f^m is exact, which keeps it stable; it is plain PyTorch, without fused
-    kernels.
+    kernels. Under torch.autocast products are in its dtype, states in fp32, and results in autocast's dtype, as those
+    of torch.nn.LSTM.
 
     Args:
         comm: None, or a communicator whose ranks share the sequence, as for `lpgpu.GRU`.
@@ -37,6 +38,8 @@ class LSTM(SequenceModule, nn.LSTM):
     >>> output.shape
     torch.Size([64, 2, 8])
     """
+
+    _returns = "low"
 
     def __init__(
         self,
@@ -96,6 +99,8 @@ class LSTM(SequenceModule, nn.LSTM):
                 values (meta), lengths and resets that do not fit, and on a CPU for an input that is not finite.
             NotImplementedError: inside a transform of torch.func, such as vmap.
         """
+        precision = self._precision(input, hx)
+        input, hx = precision.taken((input, hx))
         given, lengths, layout = Layout.taken(input, lengths, batch_first=self.batch_first)
         checked: list[Any] = []
 
@@ -112,7 +117,7 @@ class LSTM(SequenceModule, nn.LSTM):
         h_n, c_n = torch.stack(last_states).split([initial.shape[-1] - self.hidden_size, self.hidden_size], -1)
         if not layout.batched:
             h_n, c_n = h_n.squeeze(1), c_n.squeeze(1)
-        return output, (h_n.contiguous(), c_n.contiguous())
+        return precision.returned((output, (h_n.contiguous(), c_n.contiguous())))
 
     def to_torch(self) -> nn.Module:
         """An independent torch.nn.LSTM of the same weights: on every rank the whole."""

@@ -26,7 +26,8 @@ class Recurrent(SequenceModule):
     [B, ...], or a tuple, list or dict of such, as torch.nn.LSTMCell's (h, c). It must be a pure function that
     `torch.vmap` can batch over the steps. On coarse levels a step over m elements is `cell.coarse(x_t, h, m)` where the
     cell has such a method, with the first of the m inputs; else the cell itself, once, which suits cells that forget
-    within an interval. A good coarse step is the difference between one cycle and ten: see docs/models.md.
+    within an interval. A good coarse step is the difference between one cycle and ten: see docs/models.md. Under
+    torch.autocast cells compute as it says, while states, and so the results, keep the precision of the weights.
 
     Args:
         cell: the cell, or several, for stacked layers: the output of each is the input of the next.
@@ -102,6 +103,7 @@ class Recurrent(SequenceModule):
             TypeError, ValueError: for tensors that do not fit, and for cells that do not keep their state's structure.
             NotImplementedError: inside a transform of torch.func, such as vmap.
         """
+        input, hx = self._precision(input, hx).taken((input, hx))
         given, lengths, layout = Layout.taken(input, lengths, batch_first=self.batch_first)
         checked: list[Any] = []
 

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from lpgpu.comm import Communicator
 from lpgpu.mgrit import SolveResult
 from lpgpu.nn.autograd import PropagateSequence, Replicated, Results
+from lpgpu.nn.block_precision import products_in, surrounding_autocast
 from lpgpu.nn.cells import Cell, Masks
 from lpgpu.nn.frozen_draws import draws_of_call
 from lpgpu.nn.layout import Layout
 from lpgpu.nn.propagation import Propagation
+from lpgpu.nn.sequence_precision import Returns, SequencePrecision
 from lpgpu.nn.sequence_shard import SequenceShard
 from lpgpu.nn.solver_module import SolveResults, SolverModule
 
@@ -32,6 +34,7 @@ class SequenceModule(SolverModule):
     forward_results: list[SolveResult | None]
     adjoint_results: list[SolveResult | None]
     _communicator: Communicator
+    _returns: Returns = "as it is"
 
     @property
     def results(self) -> SolveResults:
@@ -107,10 +110,23 @@ class SequenceModule(SolverModule):
             plain=cell.plain,
             graphs=self.graphs,
         )
-        tensors = (cell.inputs(x), h_0, *cell.weights)
+        cell.low = self._precision().low
+        with products_in(cell.low, x.device.type):
+            inputs = cell.inputs(x)
+        if cell.low is not None:
+            inputs, h_0 = (each.to(cell.states_in(h_0)) for each in (inputs, h_0))
+        tensors = (inputs, h_0, *cell.weights)
         with draws_of_call(marched.communicator) if cell.may_draw else nullcontext() as cell.draws:
             cell.first = marched.first
             return PropagateSequence.apply(propagation, cell, propagation.sentinel(), *tensors)
+
+    def _precision(self, input: Any = None, hx: Any = None) -> SequencePrecision:
+        """That of a call with these arguments."""
+        return SequencePrecision.of_call(next(self.parameters(), None), self._returns, input, hx)
+
+    def _as_own(self, given: Any, dtype: torch.dtype, low: torch.dtype) -> Any:
+        """As it came: the precision of what is returned depends on it."""
+        return given
 
     def _share_weights(self, communicator: Communicator) -> None:
         """Give all ranks the weights of the first. Collective."""
@@ -144,6 +160,7 @@ class SequenceModule(SolverModule):
             "solver": self.solver,
             "training": self.training,
             "whether gradients are enabled": torch.is_grad_enabled(),
+            "autocast": surrounding_autocast(),
         }
 
     def _no_results(self) -> None:

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from lpgpu.comm import Communicator
 from lpgpu.mgrit import MGRIT, Serial, Solver, SolveResult
-from lpgpu.nn.arguments import with_tensors_mapped
-from lpgpu.nn.block_precision import own_precision
+from lpgpu.nn.block_precision import own_precision, taken_back
 from lpgpu.nn.eager import eager
 from lpgpu.nn.graphs import Graphs
 
@@ -25,10 +24,11 @@ class SolveResults(NamedTuple):
 class SolverModule(nn.Module):
     """A module with a solver, checked when it is assigned.
 
-    Under torch.autocast its states stay in the precision of its parameters, and it takes what autocast has made of its
-    input: a state rounded to bf16 would stop a solve from converging at bf16's rounding. Blocks of a LayerParallel that
-    have no kernels of their own compute as autocast says; all else in the parameters' precision. To propagate in bf16
-    altogether, `.to(torch.bfloat16)` it.
+    Under torch.autocast it takes what autocast has made of its input, and its states stay in the precision of its
+    parameters: a state rounded to bf16 would stop a solve from converging at bf16's rounding. Cells, and blocks of a
+    LayerParallel that have no kernels of their own, compute their products as autocast says; DenseBlock and ConvBlock
+    in the parameters' precision. A GRU on a GPU keeps its states in autocast's precision too, as its kernels take
+    tensors of one dtype. To propagate in bf16 altogether, `.to(torch.bfloat16)` it.
     """
 
     _communicator: Communicator
@@ -83,13 +83,13 @@ class SolverModule(nn.Module):
         if of_layers is None or of_layers.is_meta or not torch.is_autocast_enabled(of_layers.device.type):
             return super().__call__(*arguments, **named)
         low = torch.get_autocast_dtype(of_layers.device.type)
-
-        def own(value: Tensor) -> Tensor:
-            return value.to(of_layers.dtype) if value.dtype == low else value
-
         with own_precision(of_layers.device.type, low):
-            arguments, named = with_tensors_mapped(own, (arguments, named))
+            arguments, named = self._as_own((arguments, named), of_layers.dtype, low)
             return super().__call__(*arguments, **named)
+
+    def _as_own(self, given: Any, dtype: torch.dtype, low: torch.dtype) -> Any:
+        """What came, with tensors of autocast's `low` as `dtype`, that of the parameters."""
+        return taken_back(given, dtype, low)
 
 
 def solver_modules(*networks: nn.Module) -> list[SolverModule]:

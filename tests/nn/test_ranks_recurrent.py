@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from lpgpu import LSTM, MGRIT, Recurrent, Serial
+from lpgpu import GRU, LSTM, MGRIT, Recurrent, Serial
 from tests.assertions import assert_close_relative
 from tests.nn.ranks import COMM, RANK, SIZE, part_of
 from tests.nn.test_recurrent import CELLS, B, F, H
@@ -61,6 +61,32 @@ def test_layers_directions_lengths_and_resets() -> None:
     lengths, resets = torch.randint(1, T + 1, (B,)), torch.rand(T, B) < 0.2
     solver = MGRIT(coarsening=3, iterations=1)
     compare(lambda comm: LSTM(F, H, 2, bidirectional=True, comm=comm, solver=solver), lengths=lengths, resets=resets)
+
+
+@pytest.mark.parametrize("kind", [GRU, LSTM])
+def test_under_autocast(kind: Any, seed: int) -> None:
+    """To a rounding of products, as sums of them may differ in order; gradients of the weights are summed in fp32."""
+    solver, whole = MGRIT(levels=2, coarsening=3, iterations=1), torch.randn(T, B, F)
+    found = []
+    for comm, part in ((None, slice(0, T)), (COMM, part_of(SIZES))):
+        torch.manual_seed(seed)
+        net = kind(F, H, 2, bidirectional=True, comm=comm, solver=solver)
+        x = whole[part].requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            output, last = net(x)
+        loss = output.float().square().sum() + sum((h.float().sum() for h in tree_leaves(last)), torch.zeros(()))
+        found.append([*tree_leaves(last), *torch.autograd.grad(loss, [*net.parameters()])])
+        assert output.dtype == (torch.float32 if kind is GRU else torch.bfloat16)
+    for came, expected in zip(found[1], found[0], strict=True):
+        assert came.dtype == expected.dtype
+        assert_close_relative(came, expected, tolerance=2**-5)
+
+
+@pytest.mark.skipif(SIZE == 1, reason="of several ranks")
+def test_autocast_on_some_ranks_only_is_refused() -> None:
+    net = GRU(F, H, comm=COMM)
+    with torch.autocast("cpu", torch.bfloat16, enabled=RANK == 0), pytest.raises(ValueError, match="autocast is"):
+        net(torch.ones(5, B, F))
 
 
 @pytest.mark.skipif(SIZE == 1, reason="of several ranks")

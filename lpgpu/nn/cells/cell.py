@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from lpgpu.nn.frozen_draws import Draws
@@ -27,12 +28,19 @@ class Cell(ABC):
 
     `weights` are the tensors, beside the inputs, that gradients are wanted of. `may_draw`: a step may draw random
     numbers; `draws`, and `first`, which step of the whole sequence the first one is, are set before `layers` is called.
+    So is `low`, the precision of products where autocast lowers it; what arrives has been made of the dtype
+    `states_in`.
     """
 
     weights: tuple[Tensor, ...]
     may_draw = False
     draws: Draws | None = None
     first = 0
+    low: torch.dtype | None = None
+
+    def states_in(self, like: Tensor) -> torch.dtype:
+        """What states are kept in where `low` is given, and those that come are like `like`."""
+        return like.dtype
 
     def inputs(self, x: Tensor) -> Tensor:
         """What the steps need of the inputs `x` [T, B, ...], computed for all at once by autograd: [T, B, ...]."""

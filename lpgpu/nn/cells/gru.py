@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lpgpu.kernels.dispatch import could_fuse
+from lpgpu.nn.block_precision import products_in
 from lpgpu.nn.cells.cell import Cell, Masks
 from lpgpu.nn.cells.lstm import powers
 from lpgpu.nn.cells.vmapped import VmappedCell
@@ -40,10 +42,13 @@ class GRUCell(Cell):
         products = F.linear(x, *self.of_input)
         return products if self.masks.padded is None else past_the_end(products, self.masks.padded)
 
+    def states_in(self, like: Tensor) -> torch.dtype:
+        """On a GPU in that of products, as the fused kernels take tensors of one dtype."""
+        return self.low if self.low is not None and could_fuse(like) else like.dtype
+
     def layers(self, x: Tensor, *weights: Tensor) -> Layers:
-        w, b = _pair(weights)
-        b = None if b is None else b.detach()
-        return GRULayers(x.detach(), w.detach(), b, self.formulation, self.dt, self.masks.resets)
+        w, b = _pair(tuple(each.detach().to(self.low or each.dtype) for each in weights))
+        return GRULayers(x.detach(), w, b, self.formulation, self.dt, self.masks.resets)
 
     def gradients(self, h: Tensor, of_steps: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         dx, dq = of_steps
@@ -56,7 +61,8 @@ class GRUCell(Cell):
         return dx, *(dw, dy.sum(0))[: len(self.weights)]
 
     def plain(self, x: Tensor, h_0: Tensor, *weights: Tensor) -> Tensor:
-        return gru_states(x, h_0, *_pair(weights), self.dt, self.formulation, self.masks.resets)
+        with products_in(self.low, x.device.type):
+            return gru_states(x, h_0, *_pair(weights), self.dt, self.formulation, self.masks.resets)
 
 
 class FrozenGatesGRUCell(VmappedCell):

@@ -7,6 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from lpgpu.nn.block_precision import lowered
 from lpgpu.nn.cells.cell import Cell, Masks
 from lpgpu.nn.propagators.functional import FunctionalLayers, Named
 from lpgpu.nn.propagators.resets import spanned
@@ -37,7 +38,7 @@ class VmappedCell(Cell):
         """One layer, with its masks."""
         resets, padded = masks.get("resets"), masks.get("padded")
         arriving = h if resets is None else torch.where(resets, 0, h)
-        stepped = self.step(theta["x"], arriving, weights, spans)
+        stepped = lowered(self.step, self.low, h)(theta["x"], arriving, weights, spans)
         return stepped if padded is None else torch.where(padded, h, stepped)
 
 

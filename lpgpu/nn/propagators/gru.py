@@ -22,7 +22,7 @@ class GRULayers(Layers):
 
     A step's parameters, as the adjoint sees them, are x_k and q_k; the weights' gradients come from theirs. Where
     `resets` [T or more, B, 1] is true, a step starts from zero instead of h_k; no fused sweep knows of it, so such a
-    sequence is marched step by step.
+    sequence is marched step by step. Off the fused kernels W and b may be of a lower precision than all else.
     """
 
     has_diagonal = True
@@ -48,7 +48,7 @@ class GRULayers(Layers):
 
     @property
     def signature(self) -> Hashable | None:
-        return ("GRU", self.formulation, self.dt) if self.resets is None else None
+        return ("GRU", self.formulation, self.dt, self.w.dtype) if self.resets is None else None
 
     def coarsened(self, m: int) -> Self:
         """As any layers, but that the classic cell, which diverges with a larger step, becomes the implicit one."""

@@ -47,7 +47,9 @@ class TrainOptions(MGRITOptions):
     clip: float = option(0.0, "largest norm of the gradient, which is scaled down to it; 0: any", least=0)
     tikhonov: float = option(0.0, "weight γ of the penalty γ/2 Σ‖θ‖²", least=0)
     amp: bool = option(
-        False, "bf16 where PyTorch's autocast holds it safe; states, and layers with kernels, in their own precision"
+        False,
+        "PyTorch's autocast to bf16; fp32: dense and convolution kernels, and states but those of GRUs on GPUs"
+        "PyTorch's autocast to bf16; dense and convolution kernels, and states but those of GRUs on GPUs, in fp32",
     )
 
     solver: Literal["mgrit", "serial", "auto"] = option(

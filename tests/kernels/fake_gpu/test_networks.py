@@ -147,6 +147,36 @@ def test_what_would_wait_is_noticed() -> None:
                 wait()
 
 
+class Autocast(nn.Module):
+    """A GRU in fp32 inside torch.autocast."""
+
+    def __init__(self, dtype: torch.dtype, solver: str) -> None:
+        super().__init__()
+        self.gru = GRU(9, 32, num_layers=2, bidirectional=True, solver=SOLVERS[solver])
+        self.dtype = dtype
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cuda", self.dtype):
+            output, h_n = self.gru(x)
+        assert output.dtype == h_n.dtype == self.dtype
+        return output
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("solver", ["default", "c_points", "serial", "linear"])
+def test_under_autocast_kernels_take_all_of_a_gru_in_its_dtype(
+    solver: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.amp.autocast_mode.torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda *_: True)
+    dispatch.calls.clear()
+    launches = trained(Autocast(dtype, solver), (65, 10, 9), torch.float32).launches
+    assert {backend for _, backend in dispatch.calls} == {"fused"}
+    of_gru = [launch for launch in launches if launch.kernel.__name__.startswith("gru")]
+    tensors = [each for launch in of_gru for each in launch.arguments if isinstance(each, torch.Tensor)]
+    assert {each.dtype for each in tensors if each.is_floating_point()} == {dtype}
+
+
 class Resetting(nn.Module):
     """A GRU with new sequences inside its rows."""
 
