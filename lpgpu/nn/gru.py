@@ -16,7 +16,7 @@ from lpgpu.nn.checks import check_ordinary
 from lpgpu.nn.layout import Layout
 from lpgpu.nn.plain_gru import PlainGRU
 from lpgpu.nn.sequence import SequenceModule
-from lpgpu.nn.sequence_checks import checked_lengths, checked_resets, facts_of_sequence
+from lpgpu.nn.sequence_checks import checked_lengths, checked_resets
 from lpgpu.nn.sequence_shard import SequenceShard
 
 
@@ -38,8 +38,8 @@ class GRU(SequenceModule, nn.GRU):
         comm: None, an mpi4py communicator or a process group of torch.distributed, whose ranks share the sequence:
             `input` and `output` are this rank's shard of it, rank 0's first; shards may differ in length. All ranks
             hold the weights and get the same, full gradient. Every rank makes the same calls, backward too, and passes
-            the same `hx` and `lengths`. A loss of `h_n`, which is the same on all, counts once; a loss of `output` is
-            each rank's own, and they add up.
+            the same `hx`, and `lengths` and `resets` of the whole sequence. A loss of `h_n`, which is the same on all,
+            counts once; a loss of `output` is each rank's own, and they add up.
         solver: MGRIT(...), Parareal(...) or Serial(); may be assigned between calls. Δ-correction is on by default. All
             states are the output and are kept; `store="c_points"` saves their gates.
 
@@ -131,11 +131,9 @@ class GRU(SequenceModule, nn.GRU):
         given, lengths, layout = Layout.taken(input, lengths, batch_first=self.batch_first)
         checked: list[Any] = []
 
-        def facts() -> dict[str, object]:
-            of_input = facts_of_sequence(given, lengths, batch_first=self.batch_first)
-            return of_input | {"hx": None if hx is None else tuple(hx.shape)} | self._facts()
-
-        self._communicator.agree(lambda: checked.extend(self._checked(given, hx, layout)), facts)
+        self._agree(
+            lambda: checked.extend(self._checked(given, hx, layout)), given, hx=hx, lengths=lengths, resets=resets
+        )
         x, initial, layout = checked
         shard = SequenceShard.of(self._communicator, x)
         lengths = None if lengths is None else checked_lengths(lengths, shard.steps, x)

@@ -231,7 +231,9 @@ class LayerParallel(SharedLayers):
             if torch.is_grad_enabled():
                 refuse_backward_hooks(self.layers)
 
-        self._communicator.agree(check, lambda: self._facts(*checked) | {"the arguments": arguments.facts()})
+        wait, self._called = not self._called, True  # on all ranks, whatever a check says
+        of_call = {"the arguments": arguments.facts()}
+        self._communicator.agree(check, lambda: self._facts(*checked, wait=wait) | of_call)
         packing, u_0 = checked
         return u_0, arguments, packing
 
@@ -273,7 +275,7 @@ class LayerParallel(SharedLayers):
             module.training = self.training  # not .train(): the blocks keep the modes their copies came with
         return sequential
 
-    def _facts(self, packing: Packing | None, x: Tensor) -> dict[str, object]:
+    def _facts(self, packing: Packing | None, x: Tensor, *, wait: bool) -> dict[str, object]:
         """What must be the same on every rank at a call."""
         return {
             "x": f"{x.dtype} {tuple(x.shape)}{packing or ''}",
@@ -281,13 +283,12 @@ class LayerParallel(SharedLayers):
             "whether gradients are enabled": torch.is_grad_enabled(),
             "autocast": surrounding_autocast(),
             "block_dtype": self.block_dtype,
-            "the values of x": self._checksum(x),
+            "the values of x": self._checksum(x, wait=wait),
         }
 
-    def _checksum(self, x: Tensor) -> float | None:
-        """Of the values of x; on a GPU, where it would wait for the device, at the first call only."""
-        first, self._called = not self._called, True
-        return float(x.detach().double().sum()) if first or x.device.type == "cpu" else None
+    def _checksum(self, x: Tensor, *, wait: bool) -> float | None:
+        """Of the values of x; on a GPU only with `wait`, as it waits for the device."""
+        return float(x.detach().double().sum()) if wait or x.device.type == "cpu" else None
 
     def extra_repr(self) -> str:
         step = f"scheme={self.scheme!r}" if self.form == "rhs" else f"form={self.form!r}"

@@ -11,7 +11,7 @@ from lpgpu.mgrit import MGRIT, Solver
 from lpgpu.nn.cells import LSTMCell, Masks
 from lpgpu.nn.layout import Layout
 from lpgpu.nn.sequence import SequenceModule
-from lpgpu.nn.sequence_checks import check_tensor, checked_lengths, checked_resets, facts_of_sequence
+from lpgpu.nn.sequence_checks import check_tensor, checked_lengths, checked_resets
 from lpgpu.nn.sequence_shard import SequenceShard
 
 State = tuple[Tensor, Tensor]
@@ -104,10 +104,9 @@ class LSTM(SequenceModule, nn.LSTM):
         given, lengths, layout = Layout.taken(input, lengths, batch_first=self.batch_first)
         checked: list[Any] = []
 
-        def facts() -> dict[str, object]:
-            return facts_of_sequence(given, lengths, batch_first=self.batch_first) | self._facts()
-
-        self._communicator.agree(lambda: checked.extend(self._checked(given, hx, layout)), facts)
+        self._agree(
+            lambda: checked.extend(self._checked(given, hx, layout)), given, hx=hx, lengths=lengths, resets=resets
+        )
         x, initial, layout = checked
         shard = SequenceShard.of(self._communicator, x)
         lengths = None if lengths is None else checked_lengths(lengths, shard.steps, x)

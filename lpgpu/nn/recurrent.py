@@ -13,7 +13,7 @@ from lpgpu.nn.cells import Cell, FrozenGatesGRUCell, LSTMCell, Masks, ModuleCell
 from lpgpu.nn.layout import Layout
 from lpgpu.nn.packing import Packing
 from lpgpu.nn.sequence import SequenceModule
-from lpgpu.nn.sequence_checks import check_tensor, checked_lengths, checked_resets, facts_of_sequence
+from lpgpu.nn.sequence_checks import check_tensor, checked_lengths, checked_resets
 from lpgpu.nn.sequence_shard import SequenceShard
 
 _FORMULAS = {nn.LSTMCell: LSTMCell, nn.GRUCell: FrozenGatesGRUCell}  # whose own operations torch.vmap cannot batch
@@ -107,14 +107,11 @@ class Recurrent(SequenceModule):
         given, lengths, layout = Layout.taken(input, lengths, batch_first=self.batch_first)
         checked: list[Any] = []
 
-        def facts() -> dict[str, object]:
-            return facts_of_sequence(given, lengths, batch_first=self.batch_first) | self._facts()
-
         def check() -> None:
             layout.check(self._communicator.size)
             checked.extend(self._checked(given, hx))
 
-        self._communicator.agree(check, facts)
+        self._agree(check, given, hx=hx, lengths=lengths, resets=resets)
         x, packings, initial = checked
         self._packings: list[Packing] = packings
         shard = SequenceShard.of(self._communicator, x)

@@ -1,6 +1,6 @@
 """What every recurrent network does: layer by layer, direction by direction, solve a cell over the steps."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -15,6 +15,7 @@ from lpgpu.nn.cells import Cell, Masks
 from lpgpu.nn.frozen_draws import draws_of_call
 from lpgpu.nn.layout import Layout
 from lpgpu.nn.propagation import Propagation
+from lpgpu.nn.sequence_checks import fact_of_argument, fact_of_input
 from lpgpu.nn.sequence_precision import Returns, SequencePrecision
 from lpgpu.nn.sequence_shard import SequenceShard
 from lpgpu.nn.solver_module import SolveResults, SolverModule
@@ -29,12 +30,14 @@ class SequenceModule(SolverModule):
 
     num_layers: int
     bidirectional: bool
+    batch_first: bool
     dropout: float
     training: bool
     forward_results: list[SolveResult | None]
     adjoint_results: list[SolveResult | None]
     _communicator: Communicator
     _returns: Returns = "as it is"
+    _called = False
 
     @property
     def results(self) -> SolveResults:
@@ -154,14 +157,28 @@ class SequenceModule(SolverModule):
             plain.get_parameter(name).requires_grad_(weight.requires_grad)
         return plain.train(self.training)
 
-    def _facts(self) -> dict[str, object]:
-        """What must be the same on every rank at a call, beside its arguments."""
-        return {
-            "solver": self.solver,
-            "training": self.training,
-            "whether gradients are enabled": torch.is_grad_enabled(),
-            "autocast": surrounding_autocast(),
-        }
+    def _agree(self, check: Callable[[], object], input: Any, **alike: Any) -> None:
+        """Run `check` of a call's arguments, and compare what must be the same on every rank. Collective.
+
+        Of `input` each rank has its own steps; what is `alike` must be the same, of tensors on a GPU the values too at
+        the first call only, as that waits for it.
+
+        Raises:
+            Exception: see `Communicator.agree`.
+        """
+        wait, self._called = not self._called, True
+
+        def facts() -> dict[str, object]:
+            of_call = {name: fact_of_argument(value, wait=wait) for name, value in alike.items()}
+            return of_call | {
+                "input": fact_of_input(input, batch_first=self.batch_first),
+                "solver": self.solver,
+                "training": self.training,
+                "whether gradients are enabled": torch.is_grad_enabled(),
+                "autocast": surrounding_autocast(),
+            }
+
+        self._communicator.agree(check, facts)
 
     def _no_results(self) -> None:
         self.forward_results = [None] * (self.num_layers * self._directions)

@@ -1,13 +1,16 @@
 """Checks of what a recurrent network is told of its sequences."""
 
+import hashlib
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from lpgpu.nn.checks import check_ordinary
 from lpgpu.nn.layout import Layout
 
+_SHOWN = 8
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -30,14 +33,31 @@ def check_tensor(name: str, x: Any, weight: Tensor | None) -> None:
         raise ValueError(f"{name} has entries that are NaN or infinite; expected finite numbers")
 
 
-def facts_of_sequence(x: Tensor, lengths: Any, *, batch_first: bool) -> dict[str, object]:
+def fact_of_input(x: Tensor, *, batch_first: bool) -> str:
     """What must be the same on every rank of an input, of which each has its own steps."""
     sizes: list[Any] = list(x.shape)
     sizes[1 if batch_first and len(sizes) > 2 else 0] = "time"
-    return {
-        "input": f"{x.dtype} {sizes}",
-        "lengths": lengths.tolist() if isinstance(lengths, Tensor) else lengths,
-    }
+    return f"{x.dtype} {sizes}"
+
+
+def fact_of_argument(value: Any, *, wait: bool) -> str:
+    """What must be the same on every rank of lengths, resets or states to start from, which all pass alike.
+
+    A few values are shown, many by a digest of their bytes. `wait`: also of tensors on a GPU, for which it then waits.
+    """
+
+    def shown(leaf: Any) -> str:
+        if not isinstance(leaf, Tensor) or leaf.is_meta:
+            return str(leaf)
+        fact = f"{leaf.dtype} {tuple(leaf.shape)}"
+        if leaf.device.type != "cpu" and not wait:
+            return fact
+        if leaf.numel() <= _SHOWN:
+            return f"{fact} {leaf.tolist()}"
+        values = leaf.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+        return f"{fact}, values of digest {hashlib.sha256(values.tobytes()).hexdigest()[:12]}"
+
+    return ", ".join(map(shown, tree_leaves(value)))
 
 
 def checked_lengths(lengths: Any, steps: int, x: Tensor) -> Tensor:

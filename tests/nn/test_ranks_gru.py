@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
-from lpgpu import GRU, MGRIT, Serial
+from lpgpu import GRU, LSTM, MGRIT, Recurrent, Serial
 from tests.nn.ranks import COMM, RANK, SIZE, allgather, assert_near, blocks, part_of, seeds
 from tests.settings import solver_options, with_delta
 
@@ -139,6 +139,28 @@ class TestRanks:
             GRU(2, 3 + (RANK == 1), comm=COMM)
         with pytest.raises(RuntimeError if RANK else ValueError, match="sequence length to be larger than 0"):
             gru(torch.randn(5 * (RANK == 0), 1, 2))
+
+    @pytest.mark.parametrize("kind", [GRU, LSTM, "Recurrent"])
+    def test_what_all_ranks_pass_alike_is_compared(self, kind: Any) -> None:
+        """By values too, where shapes agree; and then nothing hangs."""
+        net = Recurrent(nn.GRUCell(2, 3), comm=COMM) if kind == "Recurrent" else kind(2, 3, comm=COMM)
+        x, resets = torch.randn(5, 4, 2), torch.zeros(5 * SIZE, 4, dtype=torch.bool)
+        last = int(RANK == SIZE - 1)
+        moved = resets.clone()
+        moved[3 + last, 1] = True  # as many marks on every rank
+        lengths = torch.full((4,), 5)
+        lengths[last] = 4
+        h = torch.zeros(net.num_layers, 4, 3)
+        start = (h, h + last) if kind is LSTM else (h + last)[0] if kind == "Recurrent" else h + last
+        with pytest.raises(ValueError, match=r"of them: resets is torch.bool .* values of digest .* rank 0"):
+            net(x, resets=moved)
+        with pytest.raises(ValueError, match=r"of them: lengths is torch.int64 .* \[5, 4, 5, 5\] on"):
+            net(x, lengths=lengths)
+        with pytest.raises(ValueError, match=r"of them: hx is torch.float32 .* on rank 0"):
+            net(x, start)
+        with pytest.raises(ValueError, match=r"of them: resets is"):
+            net(x, resets=resets if last else resets[:-1])
+        assert net(x, resets=resets, lengths=torch.full((4,), 5))[0].isfinite().all()
 
     def test_lengths_are_those_of_the_whole_sequence(self) -> None:
         gru = GRU(2, 3, comm=COMM)
