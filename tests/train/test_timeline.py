@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 
 from lpgpu.train import InputError, Run, draw_plots, draw_runs, train
 from lpgpu.train.reports.timeline import OUTSIDE, SOLVER, WAITS, rank_timeline, read_timeline, segments, spans
-from tests.train.helpers import tiny_run
+from tests.train.helpers import InterruptAtStep, tiny_run
 
 NAMES = ("train step", "forward solve", "adjoint solve", "cycle", "sweep level 0", "step level 1", "wait")
 Range = tuple[str, list["Range"]]  # a name, and the ranges inside
@@ -103,6 +103,19 @@ def test_a_step_that_does_not_come_is_refused(tmp_path: Path) -> None:
     train(plain)
     with pytest.raises(InputError, match=r"timeline is 2, but .* still to come are 5 … 8"):
         train(Run.resume(plain.folder, {"epochs": 2, "timeline": 2}))
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_step_0_is_none_and_a_resumed_run_may_turn_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    none = tiny_run(tmp_path / "none", epochs=1, timeline=0)
+    train(none)
+    broken = tiny_run(tmp_path / "broken", epochs=1, timeline=3, checkpoint_every=1)
+    with monkeypatch.context() as patch:
+        InterruptAtStep(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            train(broken)
+    train(Run.resume(broken.folder, {"timeline": 0}))
+    assert not any((run.folder / "timeline.json").exists() for run in (none, broken))
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:

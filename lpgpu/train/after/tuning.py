@@ -10,6 +10,7 @@ from lpgpu.train.loop.trainer import Trainer
 from lpgpu.train.setup.option_types import shown
 from lpgpu.train.setup.options import TrainOptions
 from lpgpu.train.setup.recipe import Recipe
+from lpgpu.train.setup.threads import computing_with
 
 
 def tune_recipe(
@@ -47,7 +48,8 @@ def tune_recipe(
     def step() -> None:
         trainer.problem.loss(trainer.network(inputs), labels).backward()
 
-    return search(trainer.network, step, gradient_error=gradient_error, by=by, max_tries=max_tries, progress=True)
+    with computing_with(trainer.options.threads):
+        return search(trainer.network, step, gradient_error=gradient_error, by=by, max_tries=max_tries, progress=True)
 
 
 def words_of(solver: MGRIT | Serial, defaults: TrainOptions) -> str:

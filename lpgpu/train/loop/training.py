@@ -6,8 +6,6 @@ from functools import partial
 from shlex import quote
 from typing import Any
 
-import torch
-
 from lpgpu import MGRIT, Serial
 from lpgpu.nn.weights_file import library
 from lpgpu.train.loop.interruption import Interruption
@@ -32,6 +30,7 @@ from lpgpu.train.runs.metrics import (
 )
 from lpgpu.train.runs.run import Run
 from lpgpu.train.setup.errors import InputError, TrainingDivergedError, TrainingInterrupted
+from lpgpu.train.setup.threads import computing_with
 from lpgpu.train.setup.words import counted
 
 
@@ -58,7 +57,7 @@ def train(run: Run) -> Record:
         TrainingInterrupted: after SIGTERM, SIGHUP or Ctrl-C, on any rank; the checkpoint is of that moment.
     """
     _check_packages(run)
-    with run.locked(), _threads(run.options.threads), Interruption(run.ranks) as interruption:
+    with run.locked(), computing_with(run.options.threads), Interruption(run.ranks) as interruption:
         trainer = _trainer(run)
         _run_epochs(run, trainer, interruption)
         while trainer.level > 0:
@@ -156,17 +155,6 @@ def _run_epochs(run: Run, trainer: Trainer, interruption: Interruption) -> None:
 
 def _ignore(_: object) -> None:
     """What ranks other than the root do with what there is to show."""
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    """Compute with so many CPU threads inside the `with` statement; 0 changes nothing."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _save(run: Run, trainer: Trainer) -> None:
