@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lpgpu.data.dataset import Dataset
+from lpgpu.data.errors import DataError
 
 BASELINE = 1 / 6
 
@@ -18,6 +19,7 @@ def load_adding(steps: int, *, train_sequences: int = 5000, test_sequences: int 
 
     Raises:
         ValueError: for fewer than 2 steps, or no sequences.
+        DataError: for more than the memory can hold.
     """
     if steps < 2:
         raise ValueError(f"steps is {steps}; expected at least 2, one for each mark")
@@ -32,8 +34,13 @@ def load_adding(steps: int, *, train_sequences: int = 5000, test_sequences: int 
 
 
 def _drawn(count: int, steps: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    x, half, rows = torch.zeros(count, steps, 2), steps // 2, torch.arange(count)
-    x[..., 0] = torch.rand(count, steps, generator=generator)
+    try:
+        x = torch.zeros(count, steps, 2)
+    except RuntimeError as error:
+        size = f"{8 * count * steps / 2**30:.3g} GiB"
+        raise DataError(f"{count} sequences of {steps} steps take {size}, more than there is; take fewer") from error
+    half, rows = steps // 2, torch.arange(count)
+    x[..., 0].uniform_(generator=generator)
     first = torch.randint(half, (count,), generator=generator)
     second = half + torch.randint(steps - half, (count,), generator=generator)
     x[rows, first, 1] = x[rows, second, 1] = 1.0

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from lpgpu.data import load_adding, load_lorenz
+from lpgpu.data import DataError, load_adding, load_lorenz
 from lpgpu.data.adding import BASELINE
 from lpgpu.data.lorenz import RHO, lorenz
 
@@ -36,6 +36,10 @@ class TestAdding:
     def test_bad_input(self, options: dict[str, Any], words: str) -> None:
         with pytest.raises(ValueError, match=words):
             load_adding(**{"steps": 4, **options})
+
+    def test_more_than_the_memory_holds(self) -> None:
+        with pytest.raises(DataError, match=r"10000 sequences of 100000000000 steps take 7\.45e\+06 GiB, more than"):
+            load_adding(10**11, train_sequences=10**4)
 
 
 class TestLorenz:

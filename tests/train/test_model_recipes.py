@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from lpgpu.data import Dataset
-from lpgpu.train import find_recipe, train
-from lpgpu.train.recipes import resnet_fashion, seq_mnist
+from lpgpu.data import DataError, Dataset
+from lpgpu.train import InputError, find_recipe, train
+from lpgpu.train.setup import images
 from tests.train.helpers import tiny_run
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -26,6 +26,26 @@ def test_transformers_train(tmp_path: Path, recipe: str, options: dict[str, Any]
     assert 0 <= summary["forward_reduction"] < 1
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"heads": 3}, "heads is 3, channels is 32; expected a number of heads that divides it"),
+        ({"dropout": 1.5}, r"dropout is 1\.5; expected a finite number ≥ 0 and ≤ 1"),
+    ],
+)
+def test_transformers_that_cannot_be(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        replace(find_recipe("vit-digits").defaults, **changes)
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_data_that_cannot_be_made_leave_nothing_behind(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "run", "adding", steps=10**11, sequences=10**4)
+    with pytest.raises(DataError, match="more than there is"):
+        train(run)
+    assert not run.folder.exists()
+
+
 @pytest.mark.parametrize("permuted", [False, True])
 def test_sequential_mnist(monkeypatch: pytest.MonkeyPatch, permuted: bool) -> None:
     """The pixels in order, or all in one other order, the same for training and test images."""
@@ -34,7 +54,7 @@ def test_sequential_mnist(monkeypatch: pytest.MonkeyPatch, permuted: bool) -> No
     of_mnist = Dataset(
         train_inputs=pictures, train_labels=labels, test_inputs=pictures[:3], test_labels=labels[:3], classes=10
     )
-    monkeypatch.setattr(seq_mnist, "_images", lambda data_dir: of_mnist)
+    monkeypatch.setattr(images, "all_images", lambda source, data_dir: of_mnist)
     recipe = find_recipe("seq-mnist")
     problem = recipe.build(replace(recipe.defaults, permuted=permuted, train_images=4, hidden_size=3))
     data = problem.dataset
@@ -74,7 +94,7 @@ def test_stages_train_with_batch_norm(tmp_path: Path, monkeypatch: pytest.Monkey
         test_labels=torch.arange(10),
         classes=10,
     )
-    monkeypatch.setattr(resnet_fashion, "_images", lambda data_dir: dataset)
+    monkeypatch.setattr(images, "all_images", lambda source, data_dir: dataset)
     run = tiny_run(tmp_path / "run", "resnet-fashion", layers=4, coarsening=2, epochs=1, batch_size=20)
     summary = train(run)
     assert 0 <= summary["test_accuracy"] <= 1 and 0 <= summary["forward_reduction"] < 1

@@ -7,6 +7,7 @@ from shlex import quote
 from typing import Any
 
 from lpgpu import MGRIT, Serial
+from lpgpu.data import DataError
 from lpgpu.nn.weights_file import library
 from lpgpu.train.loop.interruption import Interruption
 from lpgpu.train.loop.levels import deepest_level, refined, trainer_of_level
@@ -53,6 +54,7 @@ def train(run: Run) -> Record:
         InputError: the checkpoint is damaged, of another network, or beyond the last epoch; another process trains
             this run; its folder can no longer be written to; options that exclude each other or need a package that is
             missing, and then a new run's folder is gone again.
+        DataError: the recipe's data cannot be made; a new run's folder is gone again.
         TrainingDivergedError: the loss is no longer finite; the checkpoint is an earlier one.
         TrainingInterrupted: after SIGTERM, SIGHUP or Ctrl-C, on any rank; the checkpoint is of that moment.
     """
@@ -80,7 +82,7 @@ def _trainer(run: Run) -> Trainer:
         try:
             trainer = trainer_of_level(run.recipe, run.options, deepest_level(run.options))
             check_timeline(run, trainer)
-        except InputError:
+        except (InputError, DataError):
             run.abandon()
             raise
         _save(run, trainer)

@@ -11,25 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lpgpu.data import load_text
-from lpgpu.nn.transformer import TransformerBlock
-from lpgpu.train.setup.networks import ODEOptions
+from lpgpu.train.setup.networks import TransformerOptions
 from lpgpu.train.setup.option_types import option
 from lpgpu.train.setup.recipe import Problem, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextOptions(ODEOptions):
+class TextOptions(TransformerOptions):
     """Options of the language model."""
 
     text: Path | None = option(None, "a text file in UTF-8 to learn from [the documentation inside Python]")
     characters: int = option(60000, "take so many characters of it, from the beginning; 0: all", least=0)
     context: int = option(64, "characters that a prediction may look back on", least=2)
-    heads: int = option(4, "attention heads, which divide the width (--channels)", least=1)
-    dropout: float = option(0.0, "dropout of attention and branches", least=0)
 
 
 class CharacterModel(nn.Module):
@@ -41,10 +37,7 @@ class CharacterModel(nn.Module):
         self.embed = nn.Embedding(classes, width)
         self.position = nn.Parameter(0.02 * torch.randn(options.context, width))
         nn.init.normal_(self.embed.weight, std=0.02)
-        self.blocks = options.stack(
-            lambda: TransformerBlock(width, options.heads, layers=options.layers, dropout=options.dropout),
-            form="residual",
-        )
+        self.blocks = options.transformer(causal=True)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, classes, bias=False)
 
@@ -55,7 +48,7 @@ class CharacterModel(nn.Module):
 def build(options: TextOptions) -> Problem:
     """Network and data of the recipe."""
     dataset = _text(options)
-    return Problem(network=CharacterModel(dataset.classes, options), dataset=dataset, loss=F.cross_entropy)
+    return Problem(network=CharacterModel(dataset.classes, options), dataset=dataset)
 
 
 def _text(options: TextOptions):

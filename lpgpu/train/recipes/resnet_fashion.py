@@ -7,13 +7,11 @@ The data are not part of the install: see `lpgpu.data.load_mnist` for what `--da
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Literal
 
-from lpgpu.data import FASHION_MNIST, Dataset, load_mnist
+from lpgpu.data import FASHION_MNIST
 from lpgpu.nn.resnet import StagedResNet
-from lpgpu.train.setup.networks import ImageOptions
+from lpgpu.train.setup.image_recipe import ODEImageOptions
 from lpgpu.train.setup.option_types import option
 from lpgpu.train.setup.recipe import Problem, Recipe
 
@@ -21,7 +19,7 @@ STAGES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageOptions(ImageOptions):
+class StageOptions(ODEImageOptions):
     """Options of the network of stages."""
 
     norm: Literal["batch", "group", "none"] = option("batch", "what normalises before each convolution")
@@ -29,15 +27,10 @@ class StageOptions(ImageOptions):
 
 def build(options: StageOptions) -> Problem:
     """Network and data of the recipe."""
-    dataset = options.first_images(_images(options.data_dir))
+    dataset = options.images(FASHION_MNIST)
     widths = [options.channels * 2**s for s in range(STAGES)]
     network = StagedResNet(1, dataset.classes, widths, lambda s, block: options.stack(block), options.norm)
     return Problem(network=network, dataset=dataset)
-
-
-@lru_cache(maxsize=1)  # looked for before a run, used in it, and by every run of a comparison
-def _images(data_dir: Path | None) -> Dataset:
-    return load_mnist(FASHION_MNIST, data_dir)
 
 
 RECIPE = Recipe(
@@ -58,5 +51,5 @@ RECIPE = Recipe(
         adjoint_iterations=1,
     ),
     build=build,
-    prepare=lambda options: _images(options.data_dir),
+    prepare=lambda options: options.images(FASHION_MNIST),
 )

@@ -9,45 +9,34 @@ are not part of the install: see `lpgpu.data.load_mnist` for what `--data-dir` m
 """
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
 
 import torch
 
-from lpgpu.data import MNIST, Dataset, load_mnist
+from lpgpu.data import MNIST
+from lpgpu.train.setup.images import ImageOptions
 from lpgpu.train.setup.networks import GRUOptions, SequenceNetwork
 from lpgpu.train.setup.option_types import option
 from lpgpu.train.setup.recipe import Problem, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class PixelOptions(GRUOptions):
+class PixelOptions(ImageOptions, GRUOptions):
     """Options of sequential MNIST."""
 
     permuted: bool = option(False, "read the pixels in one random order, the same for all images and seeds")
-    train_images: int = option(0, "train on so many images only, the first ones; 0: on all", least=0)
-    test_images: int = option(0, "test on so many images only, the first ones; 0: on all", least=0)
 
 
 def build(options: PixelOptions) -> Problem:
     """Network and data of the recipe."""
-    images = _images(options.data_dir)
+    images = options.images(MNIST)
     steps = images.train_inputs[0].numel()
     order = torch.randperm(steps, generator=torch.Generator().manual_seed(0)) if options.permuted else slice(None)
-    train, test = slice(options.train_images or None), slice(options.test_images or None)
     dataset = replace(
         images,
-        train_inputs=images.train_inputs[train].reshape(-1, steps, 1)[:, order],
-        train_labels=images.train_labels[train],
-        test_inputs=images.test_inputs[test].reshape(-1, steps, 1)[:, order],
-        test_labels=images.test_labels[test],
+        train_inputs=images.train_inputs.reshape(-1, steps, 1)[:, order],
+        test_inputs=images.test_inputs.reshape(-1, steps, 1)[:, order],
     )
     return Problem(network=SequenceNetwork(1, dataset.classes, options), dataset=dataset)
-
-
-@lru_cache(maxsize=1)  # looked for before a run, used in it, and by every run of a comparison
-def _images(data_dir: Path | None) -> Dataset:
-    return load_mnist(MNIST, data_dir)
 
 
 RECIPE = Recipe(
@@ -70,5 +59,5 @@ RECIPE = Recipe(
         threads=1,
     ),
     build=build,
-    prepare=lambda options: _images(options.data_dir),
+    prepare=lambda options: options.images(MNIST),
 )

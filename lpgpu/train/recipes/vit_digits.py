@@ -5,40 +5,25 @@
 As `char-lm`, without the causal mask.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from lpgpu.data import load_digits
-from lpgpu.nn.transformer import TransformerBlock
-from lpgpu.train.setup.networks import ODEOptions
-from lpgpu.train.setup.option_types import option
+from lpgpu.train.setup.networks import TransformerOptions
 from lpgpu.train.setup.recipe import Problem, Recipe
-
-
-@dataclass(frozen=True, kw_only=True)
-class PatchOptions(ODEOptions):
-    """Options of the vision transformer."""
-
-    heads: int = option(4, "attention heads, which divide the width (--channels)", least=1)
-    dropout: float = option(0.0, "dropout of attention and branches", least=0)
 
 
 class VisionTransformer(nn.Module):
     """Scores `[batch, classes]` of images `[batch, 1, 8, 8]`."""
 
-    def __init__(self, classes: int, options: PatchOptions) -> None:
+    def __init__(self, classes: int, options: TransformerOptions) -> None:
         super().__init__()
         width = options.channels
         self.patches = nn.Conv2d(1, width, 2, stride=2)
         self.position = nn.Parameter(0.02 * torch.randn(16, width))
-        self.blocks = options.stack(
-            lambda: TransformerBlock(
-                width, options.heads, layers=options.layers, causal=False, dropout=options.dropout
-            ),
-            form="residual",
-        )
+        self.blocks = options.transformer(causal=False)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, classes)
 
@@ -47,7 +32,7 @@ class VisionTransformer(nn.Module):
         return self.head(self.norm(self.blocks(u).mean(1)))
 
 
-def build(options: PatchOptions) -> Problem:
+def build(options: TransformerOptions) -> Problem:
     """Network and data of the recipe."""
     images = load_digits()
     mean, std = images.train_inputs.mean(), images.train_inputs.std()
@@ -60,7 +45,7 @@ def build(options: PatchOptions) -> Problem:
 RECIPE = Recipe(
     name="vit-digits",
     summary="vision transformer of 16 layers on handwritten digits, 8×8 pixels (ships with scikit-learn)",
-    defaults=PatchOptions(
+    defaults=TransformerOptions(
         epochs=30,
         batch_size=64,
         learning_rate=1e-3,

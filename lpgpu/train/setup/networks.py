@@ -1,15 +1,15 @@
 """The options of the kinds of networks that recipes train, and two networks that several of them share."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, nn
 
 from lpgpu import GRU, LayerParallel
-from lpgpu.data import Dataset
 from lpgpu.nn import ConvBlock
 from lpgpu.nn.schemes import Form, Scheme
+from lpgpu.nn.transformer import TransformerBlock
 from lpgpu.train.setup.errors import InputError
 from lpgpu.train.setup.option_types import option
 from lpgpu.train.setup.options import TrainOptions
@@ -82,21 +82,24 @@ class ODEOptions(TrainOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageOptions(ODEOptions):
-    """Options of a recipe with a large set of images."""
+class TransformerOptions(ODEOptions):
+    """Options of a recipe whose layers are pre-norm transformer blocks: one is one step, Δt = 1 with T = layers."""
 
-    train_images: int = option(0, "train on so many images only, the first ones; 0: on all", least=0)
-    test_images: int = option(0, "test on so many images only, the first ones; 0: on all", least=0)
+    heads: int = option(4, "attention heads, which divide the width (--channels)", least=1)
+    dropout: float = option(0.0, "dropout of attention and branches", least=0, most=1)
 
-    def first_images(self, dataset: Dataset) -> Dataset:
-        """`dataset` cut to as many images as these options ask for."""
-        train, test = slice(self.train_images or None), slice(self.test_images or None)
-        return replace(
-            dataset,
-            train_inputs=dataset.train_inputs[train],
-            train_labels=dataset.train_labels[train],
-            test_inputs=dataset.test_inputs[test],
-            test_labels=dataset.test_labels[test],
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.channels % self.heads:
+            raise InputError(
+                f"heads is {self.heads}, channels is {self.channels}; expected a number of heads that divides it"
+            )
+
+    def transformer(self, *, causal: bool) -> LayerParallel:
+        """The blocks, on states `[batch, tokens, channels]`; `causal`: a token sees itself and those before it."""
+        width, heads, layers, dropout = self.channels, self.heads, self.layers, self.dropout
+        return self.stack(
+            lambda: TransformerBlock(width, heads, layers=layers, causal=causal, dropout=dropout), form="residual"
         )
 
 
