@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lpgpu.comm import as_communicator
 from lpgpu.mgrit import MGRIT, Solver, SolveResult
+from lpgpu.nn.alike import check_firsts
 from lpgpu.nn.arguments import Arguments
 from lpgpu.nn.block_precision import check_block_dtype, surrounding_autocast
 from lpgpu.nn.buffers import partitions, sections
@@ -143,7 +144,9 @@ class LayerParallel(SharedLayers):
             raise ValueError(
                 f"there are {len(modules)} modules for {communicator.size} ranks; expected one each at least"
             )
-        first, stop = (len(modules) * rank // communicator.size for rank in (communicator.rank, communicator.rank + 1))
+        starts = [len(modules) * rank // communicator.size for rank in range(communicator.size + 1)]
+        check_firsts([modules[start] for start in starts[:-1]])
+        first, stop = starts[communicator.rank : communicator.rank + 2]
         own, before = iter(modules[first:stop]), torch.get_rng_state()
         final = float(len(modules)) if Tf is None else Tf
         options: dict[str, Any] = {"scheme": scheme, "form": form, "solver": solver, "buffer": buffer}

@@ -1,7 +1,6 @@
 """An existing model's equal blocks, made layer-parallel in their place with their weights, and back."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -9,10 +8,11 @@ from torch import nn
 
 from lpgpu.comm import as_communicator
 from lpgpu.mgrit import Solver
+from lpgpu.nn.alike import Pattern
 from lpgpu.nn.buffers import check_pair
 from lpgpu.nn.layer_parallel import LayerParallel
 from lpgpu.nn.schemes import Form
-from lpgpu.nn.stacking import slots, structure
+from lpgpu.nn.stacking import slots
 
 
 class ParallelBlocks(LayerParallel):
@@ -93,7 +93,7 @@ def parallelize(
     if not parts:
         raise ValueError(
             f"{path} has no {max(2, size)} equal blocks in a row between its buffers; expected blocks of one "
-            "structure, with the same parameters frozen"
+            f"structure, with the same attributes and hooks, and the same parameters frozen{_first_difference(middle)}"
         )
     replaced.extend(blocks[len(blocks) - last :])
     for part in parts:
@@ -150,9 +150,23 @@ def _checked_buffer(buffer: tuple[int, int], count: int) -> tuple[int, int]:
 
 
 def _runs(blocks: Sequence[nn.Module]) -> Iterator[list[nn.Module]]:
-    """Consecutive blocks of one structure."""
-    for _, run in groupby(blocks, key=lambda block: (type(block), structure(block))):
-        yield list(run)
+    """Consecutive blocks that are alike."""
+    start, pattern = 0, Pattern(blocks[0]) if blocks else None
+    for k, block in enumerate(blocks):
+        if pattern and (type(block) is not type(pattern.first) or pattern.differences(block)):
+            yield list(blocks[start:k])
+            start, pattern = k, Pattern(block)
+    yield list(blocks[start:])
+
+
+def _first_difference(blocks: Sequence[nn.Module]) -> str:
+    """Why the second of these blocks is unlike the first, as the end of a sentence; "" where there are not two."""
+    if len(blocks) < 2:
+        return ""
+    one, other = blocks[:2]
+    if type(one) is not type(other):
+        return f". The first two are {type(one).__name__} and {type(other).__name__}"
+    return f". Of the first two:\n{Pattern(one).differences(other)}"
 
 
 def _refuse_ties(model: nn.Module, path: str, blocks: Sequence[nn.Module]) -> None:

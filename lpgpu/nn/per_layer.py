@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lpgpu.nn.stacking import check_alike, layer_weights, structure
+from lpgpu.nn.alike import check_alike, lines_of_difference, structure
+from lpgpu.nn.stacking import layer_weights
 
 
 def apply_to_layers(stacked: nn.Module, fn: Callable[[nn.Module], Any], own: range, num_layers: int) -> None:
@@ -36,7 +37,7 @@ def apply_to_layers(stacked: nn.Module, fn: Callable[[nn.Module], Any], own: ran
         for name, tensor in _tensors(layer).items():
             tensor.detach().copy_(stack[name].detach()[k - own.start])
         layer.apply(fn)
-        check_alike(first, structure(layer), f"apply made layer {k} unlike layer {own.start}")
+        check_alike(lines_of_difference(first, structure(layer)), f"apply made layer {k} unlike layer {own.start}")
         _take(stack, k - own.start, layer)
 
 

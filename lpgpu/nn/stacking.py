@@ -1,7 +1,6 @@
 """Stacking: many modules of one structure as one module whose parameters and buffers are [layers, ...]."""
 
 import copy
-import difflib
 import inspect
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from lpgpu.nn.layer_index import INDICES, name_indices
+from lpgpu.nn.alike import Pattern, check_alike, refuse_functions_of_one, structure
+from lpgpu.nn.layer_index import name_indices
 from lpgpu.nn.statistics import check_statistics
 
 
@@ -26,12 +26,13 @@ def stack(block: Callable[[], nn.Module], layers: range, seed: int) -> nn.Module
 
     Raises:
         TypeError: when `block` is not callable, or does not build modules.
-        ValueError: when the modules differ in structure, share parameters, or keep running statistics; when a buffer
-            wants a gradient.
+        ValueError: when the modules differ in structure, attributes or hooks, share parameters, or keep running
+            statistics; when a parameter has gradient hooks, or a buffer wants a gradient.
     """
     _check_builder(block)
     modules = [_built(block, seed + k) for k in layers]
     _check_uniform(modules)
+    refuse_functions_of_one(modules[0])
     whole = _copied(modules[0])
     stacked: dict[int, Tensor] = {}  # by the identity of layer 0's tensor: what is tied within a layer stays tied
     for owner, name, (_, *tensors) in list(slots([whole, *modules])):
@@ -40,6 +41,12 @@ def stack(block: Callable[[], nn.Module], layers: range, seed: int) -> nn.Module
             if isinstance(first, nn.Parameter) and len(set(map(id, tensors))) < len(layers):
                 raise ValueError(
                     f"the layers share their parameter {name!r}; every layer must have its own: build it inside block()"
+                )
+            if any(map(_has_hooks, tensors)):
+                raise ValueError(
+                    f"the block's parameter {name!r} has gradient hooks, which would never run: the layers' parameters "
+                    "are stacked, as one. Register them on that one afterwards, which has the gradients of all layers: "
+                    "net.layers.get_parameter(name).register_hook(...)"
                 )
             if first.requires_grad and not isinstance(first, nn.Parameter):
                 raise ValueError(f"the block's buffer {name!r} wants a gradient; make it an nn.Parameter")
@@ -152,47 +159,17 @@ def _built(block: Callable[[], nn.Module], seed: int) -> nn.Module:
 
 
 def _check_uniform(modules: list[nn.Module]) -> None:
-    first = structure(modules[0])
+    pattern = Pattern(modules[0])
     for k, module in enumerate(modules[1:], start=1):
         if module is modules[0]:
             raise ValueError("block() returned the same module twice; it must build a new one at every call")
-        check_alike(first, structure(module), f"block() built layer {k} unlike layer 0")
-
-
-def check_alike(first: str, other: str, what: str) -> None:
-    """Raise ValueError, beginning with `what`, unless two layers have the same structure."""
-    if other != first:
-        raise ValueError(
-            f"{what}, but all layers are propagated together, by one module:\n{_difference(first, other)}\n"
-            "Make them alike: one width, one kind of module, the same plain values; what differs between layers must "
-            "be a parameter or a buffer"
-        )
-
-
-def _difference(first: str, other: str) -> str:
-    """The lines that are not in both, a few of them."""
-    lines = [line for line in difflib.ndiff(first.splitlines(), other.splitlines()) if line[0] in "-+"]
-    shown = [f"  {'layer 0 has' if line[0] == '-' else 'it has'} {line[2:].strip()}" for line in lines[:8]]
-    return "\n".join([*shown, *(["  …"] if len(lines) > len(shown) else [])])
+        check_alike(pattern.differences(module), f"block() built layer {k} unlike layer 0")
 
 
 def layer_structure(stacked: nn.Module) -> str:
     """All that the layers of a stack have in common."""
     with layer_weights(stacked, 0):
         return structure(stacked)
-
-
-def structure(module: nn.Module) -> str:
-    """Submodules, plain attributes, and shapes and dtypes of parameters and buffers."""
-    named: list[tuple[str, Tensor]] = [*module.named_parameters(), *module.named_buffers()]
-    tensors = (f"{name}: {tuple(t.shape)} {t.dtype} requires_grad={t.requires_grad}" for name, t in named)
-    plain = (
-        f"{part}.{name} = {value!r}"
-        for part, submodule in module.named_modules()
-        for name, value in vars(submodule).items()
-        if isinstance(value, bool | int | float | str) and not (name in INDICES and type(value) is int)
-    )
-    return "\n".join((repr(module), *tensors, *plain))
 
 
 def slots(modules: list[nn.Module]) -> Iterator[tuple[nn.Module, str, list[Tensor]]]:
@@ -202,6 +179,10 @@ def slots(modules: list[nn.Module]) -> Iterator[tuple[nn.Module, str, list[Tenso
             for name, tensor in list(tables[0].items()):
                 if tensor is not None:
                     yield parts[0], name, [table[name] for table in tables]  # pyright: ignore
+
+
+def _has_hooks(tensor: Tensor) -> bool:
+    return bool(tensor._backward_hooks or tensor._post_accumulate_grad_hooks)
 
 
 def _put(owner: nn.Module, name: str, tensor: Tensor) -> None:
