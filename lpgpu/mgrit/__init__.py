@@ -1,7 +1,8 @@
 """Multigrid reduction in time: the solver, for the forward and the adjoint problem alike.
 
 partition     which rank owns which points
-hierarchy     which layers a level has and a sweep visits
+grid          which layers a level has and a sweep visits
+hierarchy     the levels, finest first
 propagator    Φ, on many layers at once
 states        where the states of a level live
 level         what a cycle works on: all of the above for one grid
@@ -19,7 +20,8 @@ result        what was done, counted
 
 from lpgpu.mgrit.convergence import DivergenceError, DivergenceWarning
 from lpgpu.mgrit.delta import Delta
-from lpgpu.mgrit.hierarchy import Grid, Hierarchy, Window
+from lpgpu.mgrit.grid import Grid, Window
+from lpgpu.mgrit.hierarchy import Hierarchy
 from lpgpu.mgrit.options import MGRIT, Parareal, Serial, Solver
 from lpgpu.mgrit.partition import Partition
 from lpgpu.mgrit.propagator import Propagator

@@ -8,7 +8,8 @@ linear          the fine layers' linearisation, solved by a scan (linear.py)
 from dataclasses import dataclass, replace
 from typing import Self
 
-from lpgpu.mgrit.hierarchy import Grid, Hierarchy
+from lpgpu.mgrit.grid import Grid
+from lpgpu.mgrit.hierarchy import Hierarchy
 from lpgpu.mgrit.linear import Linear
 from lpgpu.mgrit.options import MGRIT
 from lpgpu.mgrit.picard import Picard

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
-from lpgpu.mgrit.hierarchy import Grid, Window
+from lpgpu.mgrit.grid import Grid, Window
 from lpgpu.mgrit.options import Solver
 from lpgpu.mgrit.propagator import Propagator
 from lpgpu.mgrit.solve import solve

@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 
 from lpgpu.comm import Arrival, Communicator
+from lpgpu.mgrit.grid import Grid
 from lpgpu.mgrit.halo import Halo, HaloOf
-from lpgpu.mgrit.hierarchy import Grid, length
 from lpgpu.mgrit.level import Level
 from lpgpu.mgrit.result import Work
+from lpgpu.mgrit.slices import length
 from lpgpu.mgrit.states import States
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from lpgpu.kernels import fas
 from lpgpu.mgrit.delta import Delta
 from lpgpu.mgrit.exchange import bring_home, refresh_c_points
-from lpgpu.mgrit.hierarchy import length
 from lpgpu.mgrit.level import Level
+from lpgpu.mgrit.slices import length
 
 
 def restrict(fine: Level, coarse: Level) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Protocol, Self
 from torch import Tensor
 
 from lpgpu.comm import Communicator
-from lpgpu.mgrit.hierarchy import Grid
+from lpgpu.mgrit.grid import Grid
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from torch import Tensor
 from lpgpu.comm import Communicator
 from lpgpu.kernels.sweep import Terms
 from lpgpu.mgrit.delta import Delta
-from lpgpu.mgrit.hierarchy import Grid, Window
+from lpgpu.mgrit.grid import Grid, Window
 from lpgpu.mgrit.options import Relaxation
 from lpgpu.mgrit.propagator import Propagator
 from lpgpu.mgrit.states import States

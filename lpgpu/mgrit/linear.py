@@ -13,7 +13,7 @@ from torch import Tensor
 from lpgpu.kernels.affine_scan.operators import affine_scan
 from lpgpu.kernels.sweep import Sweep, Terms
 from lpgpu.mgrit.delta import Delta
-from lpgpu.mgrit.hierarchy import Grid, Window
+from lpgpu.mgrit.grid import Grid, Window
 from lpgpu.mgrit.propagator import Propagator
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from lpgpu.kernels.affine_scan.operators import affine_scan
 from lpgpu.kernels.picard import Runs, empty_runs, iterate
 from lpgpu.kernels.sweep import Sweep, Terms
-from lpgpu.mgrit.hierarchy import Grid, Window
+from lpgpu.mgrit.grid import Grid, Window
 from lpgpu.mgrit.propagator import Propagator
 
 

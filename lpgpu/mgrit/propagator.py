@@ -8,9 +8,10 @@ from torch import Tensor
 
 from lpgpu.kernels.picard import Runs
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms, march
+from lpgpu.mgrit.grid import Grid, Window
 from lpgpu.mgrit.halo import HaloOf
-from lpgpu.mgrit.hierarchy import Grid, Window, length
 from lpgpu.mgrit.result import Work
+from lpgpu.mgrit.slices import length
 from lpgpu.profiling import nvtx_range
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from lpgpu.mgrit.exchange import Boundary, arrive_at_start
-from lpgpu.mgrit.hierarchy import Window
+from lpgpu.mgrit.grid import Window
 from lpgpu.mgrit.level import Level
 
 

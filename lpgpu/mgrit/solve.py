@@ -10,9 +10,10 @@ from lpgpu.mgrit.convergence import Stopping, diagnose
 from lpgpu.mgrit.cycle import CYCLES
 from lpgpu.mgrit.exchange import HaloExchange
 from lpgpu.mgrit.fas import residual_norm
+from lpgpu.mgrit.grid import Grid
 from lpgpu.mgrit.guess import initial_guess
 from lpgpu.mgrit.halo import Halo
-from lpgpu.mgrit.hierarchy import Grid, Hierarchy
+from lpgpu.mgrit.hierarchy import Hierarchy
 from lpgpu.mgrit.level import Level
 from lpgpu.mgrit.linear import identity_delta
 from lpgpu.mgrit.options import MGRIT, Serial, Solver

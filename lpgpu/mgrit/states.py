@@ -10,7 +10,8 @@ from contextlib import AbstractContextManager, contextmanager
 
 from torch import Tensor
 
-from lpgpu.mgrit.hierarchy import Grid, Window, length
+from lpgpu.mgrit.grid import Grid, Window
+from lpgpu.mgrit.slices import length
 
 EmptyStates = Callable[[int], Tensor]
 

@@ -1,7 +1,8 @@
 """An existing model's equal blocks, made layer-parallel in their place with their weights, and back."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from itertools import chain
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -24,6 +25,20 @@ class ParallelBlocks(LayerParallel):
     _before: tuple[nn.Module, ...] = ()  # the blocks
     _names: tuple[str, ...] = ()  # of all children of the list
 
+    @classmethod
+    def of_run(cls, comm: Any, run: Sequence[nn.Module], names: Sequence[str], **options: Any) -> Self:
+        """That of a run of equal blocks, in their modes; the children of the list were called `names`."""
+        part = cls.of_modules(comm, run, **options)
+        _mirror_modes(part.layers, run[0])
+        part.training = run[0].training
+        part._before, part._names = tuple(run), tuple(names)
+        return part
+
+    def empty_blocks(self) -> None:
+        """Let go of the memory of the blocks; their tensors keep their names."""
+        for _, _, (tensor,) in chain(*(slots([block]) for block in self._before)):
+            tensor.data = tensor.data.new_empty(0)
+
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
@@ -41,6 +56,7 @@ def parallelize(
     solver: Solver | None = None,
     form: Form = "residual",
     buffer: tuple[int, int] = (0, 0),
+    block_dtype: torch.dtype | None = None,
 ) -> list[LayerParallel]:
     """Replace runs of equal blocks in the list `model.<path>` by layer-parallel ones with the same weights.
 
@@ -49,58 +65,29 @@ def parallelize(
     a run, and single blocks stay as they are. Make optimizers afterwards: the parameters are new ones, [layers, ...].
 
     Args:
-        model: what holds the list.
-        path: where, such as "transformer.h".
+        model, path: what holds the list, and where, such as "transformer.h".
         comm: None, or a communicator whose ranks share each run; a run of fewer blocks than ranks stays.
         solver: of every run; may be assigned later, to each of those that are returned.
         form: what a block returns, as for `LayerParallel`: "residual" is the next state.
         buffer: how many blocks at the beginning and at the end stay as they are, walked one by one.
+        block_dtype: of every run, as for `LayerParallel`: bf16 or fp16 for the products of its blocks.
 
     Returns:
         The parts that are propagated in parallel, in order.
 
     Raises:
         TypeError, ValueError: where there is no such list, or nothing in it to parallelize; for parameters that are
-            tied between blocks, or with something outside of them.
+            tied between blocks, or with something outside of them; for a block_dtype that is none.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.Sequential(*(nn.Sequential(nn.Linear(8, 8)) for _ in range(6))))
-    >>> names = list(model.state_dict())
     >>> (part,) = parallelize(model, "1", solver=MGRIT(coarsening=2), buffer=(1, 1))
     >>> part.num_steps, len(model[1])
     (4, 3)
-    >>> unparallelize(model, "1")
-    >>> list(model.state_dict()) == names
-    True
     """
     container = _container(model, path)
     first, last = _checked_buffer(buffer, len(container))
-    size = as_communicator(comm).size
-    names, blocks = zip(*container.named_children(), strict=True)
-    middle = blocks[first : len(blocks) - last]
-    _refuse_ties(model, path, middle)
-    replaced = list(blocks[:first])
-    parts: list[ParallelBlocks] = []
-    for run in _runs(middle):
-        if len(run) < max(2, size):
-            replaced.extend(run)
-            continue
-        part = ParallelBlocks.of_modules(comm, run, form=form, solver=solver)
-        _mirror_modes(part.layers, run[0])
-        part.training = run[0].training
-        part._before, part._names = tuple(run), names
-        parts.append(part)
-        replaced.append(part)
-    if not parts:
-        raise ValueError(
-            f"{path} has no {max(2, size)} equal blocks in a row between its buffers; expected blocks of one "
-            f"structure, with the same attributes and hooks, and the same parameters frozen{_first_difference(middle)}"
-        )
-    replaced.extend(blocks[len(blocks) - last :])
-    for part in parts:
-        for block in part._before:
-            _empty(block)
-    _replace(container, map(str, range(len(replaced))), replaced)
-    return list(parts)
+    _refuse_ties(model, path, list(container)[first : len(container) - last])
+    return _made_parallel(container, path, first, last, comm, form=form, solver=solver, block_dtype=block_dtype)
 
 
 def unparallelize(model: nn.Module, path: str) -> None:
@@ -108,11 +95,12 @@ def unparallelize(model: nn.Module, path: str) -> None:
 
     `model.state_dict()` has the names, in the order, that it had before. Collective over the ranks that share blocks.
 
-    >>> model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(6)))
-    >>> parts = parallelize(nn.ModuleList([model]), "0")
-    >>> unparallelize(nn.ModuleList([model]), "0")
-    >>> len(model)
-    6
+    >>> model = nn.ModuleList([nn.Sequential(*(nn.Linear(4, 4) for _ in range(6)))])
+    >>> names = list(model.state_dict())
+    >>> parts = parallelize(model, "0")
+    >>> unparallelize(model, "0")
+    >>> list(model.state_dict()) == names
+    True
 
     Raises:
         ValueError: where nothing is parallelized.
@@ -137,6 +125,35 @@ def _container(model: nn.Module, path: str) -> nn.ModuleList | nn.Sequential:
             f"{path} is {type(container).__name__}; expected the nn.ModuleList or nn.Sequential that holds the blocks"
         )
     return container
+
+
+def _made_parallel(
+    container: nn.ModuleList | nn.Sequential, path: str, first: int, last: int, comm: Any, **options: Any
+) -> list[LayerParallel]:
+    """Put a part in the place of each run of blocks between the `first` and the `last` ones; the parts.
+
+    All parts are made before anything is replaced.
+    """
+    least = max(2, as_communicator(comm).size)
+    names, blocks = zip(*container.named_children(), strict=True)
+    middle = blocks[first : len(blocks) - last]
+    replaced, parts = list(blocks[:first]), []
+    for run in _runs(middle):
+        if len(run) < least:
+            replaced.extend(run)
+            continue
+        parts.append(ParallelBlocks.of_run(comm, run, names, **options))
+        replaced.append(parts[-1])
+    if not parts:
+        raise ValueError(
+            f"{path} has no {least} equal blocks in a row between its buffers; expected blocks of one structure, with "
+            f"the same attributes and hooks, and the same parameters frozen{_first_difference(middle)}"
+        )
+    for part in parts:
+        part.empty_blocks()
+    replaced.extend(blocks[len(blocks) - last :])
+    _replace(container, map(str, range(len(replaced))), replaced)
+    return parts
 
 
 def _checked_buffer(buffer: tuple[int, int], count: int) -> tuple[int, int]:
@@ -185,12 +202,6 @@ def _refuse_ties(model: nn.Module, path: str, blocks: Sequence[nn.Module]) -> No
 def _mirror_modes(to: nn.Module, of: nn.Module) -> None:
     for part, other in zip(to.modules(), of.modules(), strict=True):
         part.training = other.training
-
-
-def _empty(block: nn.Module) -> None:
-    """Let go of a block's memory; its tensors keep their names."""
-    for _, _, (tensor,) in slots([block]):
-        tensor.data = tensor.data.new_empty(0)
 
 
 @torch.no_grad()

@@ -10,7 +10,8 @@ from torch import Tensor
 from lpgpu.comm import Communicator
 from lpgpu.mgrit import MGRIT, AllPoints, CPointsOnly, Partition, Solver, SolveResult, States, solve
 from lpgpu.mgrit.exchange import state_of_rank
-from lpgpu.mgrit.hierarchy import Grid, length
+from lpgpu.mgrit.grid import Grid
+from lpgpu.mgrit.slices import length
 from lpgpu.nn.derivatives import Kept
 from lpgpu.nn.graphs import Graphs, Run, Solve
 from lpgpu.nn.propagators import AdjointPropagator, ForwardPropagator, Layers

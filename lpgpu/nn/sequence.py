@@ -169,7 +169,7 @@ class SequenceModule(SolverModule):
         wait, self._called = not self._called, True
 
         def facts() -> dict[str, object]:
-            of_call = {name: fact_of_argument(value, wait=wait) for name, value in alike.items()}
+            of_call: dict[str, object] = {name: fact_of_argument(value, wait=wait) for name, value in alike.items()}
             return of_call | {
                 "input": fact_of_input(input, batch_first=self.batch_first),
                 "solver": self.solver,

@@ -14,7 +14,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lpgpu import MGRIT, LayerParallel
-from lpgpu.mgrit.hierarchy import Grid
+from lpgpu.mgrit.grid import Grid
 from lpgpu.nn import DenseBlock
 from tests.mgrit.problems import Problem
 from tests.settings import VISITS, seeds, solver_options, steps

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpgpu.mgrit.hierarchy import Grid, Hierarchy, length
+from lpgpu.mgrit.grid import Grid
+from lpgpu.mgrit.hierarchy import Hierarchy
+from lpgpu.mgrit.slices import length
 
 
 def indices(of: slice) -> list[int]:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lpgpu.mgrit import Grid, Hierarchy, Partition
-from lpgpu.mgrit.hierarchy import length
+from lpgpu.mgrit.slices import length
 from tests.settings import blocks_of
 
 coarsenings = st.lists(st.integers(2, 9), max_size=4)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lpgpu import MGRIT, LayerParallel, Serial, parallelize, unparallelize
 from lpgpu.nn import PerLayer
-from tests.assertions import assert_close_relative, assert_mentions
+from tests.assertions import assert_close_relative, assert_mentions, relative_error
 from tests.nn.networks import WIDTH, exactly, inputs
 
 
@@ -48,6 +48,26 @@ class Model(nn.Module):
         for block in self.h:
             u = block(u, mask=mask if block.attention_type == "full" else None, cache=cache)[0]
         return self.head(u)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_blocks_in_lower_precision(dtype: torch.dtype) -> None:
+    """Those of every run; the ones in the buffer compute as before, and all do when they come back."""
+    model, tokens = Model(), torch.randint(0, 5, (2, 3))
+    exact = model(tokens)
+    (part,) = parallelize(model, "h", solver=Serial(), buffer=(1, 1), block_dtype=dtype)
+    assert part.block_dtype == dtype
+    assert 0 < relative_error(model(tokens), exact) < 8 * torch.finfo(dtype).eps
+    unparallelize(model, "h")
+    assert torch.equal(model(tokens), exact)
+
+
+def test_a_block_dtype_that_is_none_is_refused_before_anything_is_replaced() -> None:
+    model = Model()
+    blocks = list(model.h)
+    with pytest.raises(ValueError, match=r"block_dtype is torch.float64; expected None, torch.bfloat16"):
+        parallelize(model, "h", block_dtype=torch.float64)
+    assert list(model.h) == blocks and all(theta.numel() for theta in model.parameters())
 
 
 def loss_of(model: nn.Module, tokens: Tensor, mask: Tensor | None) -> Tensor:

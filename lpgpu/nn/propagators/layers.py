@@ -13,7 +13,7 @@ from torch import Tensor
 from lpgpu.kernels.dispatch import could_fuse
 from lpgpu.kernels.picard import Runs
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
-from lpgpu.mgrit.hierarchy import length
+from lpgpu.mgrit.slices import length
 from lpgpu.nn.propagators.extended import HaloOf
 
 

@@ -11,7 +11,7 @@ from lpgpu.kernels.picard import Runs
 from lpgpu.kernels.sweep import Sweep, Terms, march
 from lpgpu.mgrit import AllPoints, Grid, Propagator, States, Window
 from lpgpu.mgrit.halo import HaloOf
-from lpgpu.mgrit.hierarchy import length
+from lpgpu.mgrit.slices import length
 from lpgpu.nn.propagators.fine_states import FineStates
 from lpgpu.nn.propagators.layers import Layers, Linearisation
 
