@@ -15,7 +15,4 @@ def affine_scan(v: Tensor, phi: Tensor, anchors: Tensor, decay: Tensor | None, r
     steps = phi.shape[1]
     for j in range(steps)[:: -1 if reverse else 1]:
         source, target = (j + 1, j) if reverse else (j, j + 1)
-        difference = v[:, source] - anchors[:, j]
-        if decay is not None:
-            difference *= decay[:, j]
-        v[:, target] = difference.add_(phi[:, j])
+        v[:, target] = (v[:, source] - anchors[:, j]).mul_(decay[:, j]).add_(phi[:, j])

@@ -134,13 +134,14 @@ def diagnose(
     if recorded and (diagnoses := _recorded.get()) is not None:
         diagnoses.append(Diagnosis(figures, len(squared_norms), eps, what, on_divergence, lambda: True, tells_given))
     if states.u.shape[1:].numel() and not recorded:  # an empty batch shows nothing
-        at_once = communicator.size > 1  # all ranks must raise an error at the same call
-        host, ready = (figures.cpu(), lambda: True) if at_once else _to_host(figures)
+        alone = communicator.size == 1  # else all ranks must raise an error at the same call
+        host, ready = _to_host(figures) if alone else (figures.cpu(), lambda: True)
         diagnosis = Diagnosis(host, len(squared_norms), eps, what, on_divergence, ready, tells_given)
-        if at_once:
+        if ready():  # at once, whatever is pending: a solve on a CPU speaks for itself, in its own thread
             diagnosis.speak()
         else:
             _pending.append(diagnosis)
+        if alone:
             speak_pending()
     return list(figures[: len(squared_norms)])
 

@@ -72,8 +72,8 @@ class MGRIT:
             same, with a V-cycle on every level but the finest; "constant": the input everywhere (adjoint: zero).
             With "linear", which has no coarse solution, the first two are: the time steps of a GRU linearised at h = 0,
             where its gates take no product, solved by a scan; other layers start from the constant guess.
-        final_residual: whether to take the residual after the last cycle too (⌊N/m⌋ more evaluations), for
-            `SolveResult.final_residual`.
+        final_residual: whether to take the residual after the last cycle too (⌊N/m⌋ more evaluations, none where the
+            tolerance was met), for `SolveResult.final_residual`.
         store: what a forward solve keeps for the adjoint: "all" states, or "c_points" only, about m times fewer, the
             rest being recomputed where it is needed. The adjoint's coarse steps of "picard" are then linearised at the
             C-points, so that its cycles reduce the error by other factors; to what they converge is the same.

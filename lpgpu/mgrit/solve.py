@@ -61,12 +61,17 @@ def solve(
             if stopping.converged:
                 break
             completed += 1
-        final = [residual_norm(levels[0])] if mgrit.final_residual and len(levels) > 1 else []
+        final = [_final_residual(levels[0], stopping)] if mgrit.final_residual and len(levels) > 1 else []
 
     history = [*stopping.squared_norms, *final]
     work = replace(propagator.work, evaluations=propagator.work.evaluations[: len(levels)])
     squared_norms = diagnose(history, states, communicator, what=what, on_divergence=mgrit.on_divergence, g=g)
     return SolveResult.of(completed, stopping.converged, squared_norms, work, with_final=bool(final))
+
+
+def _final_residual(finest: Level, stopping: Stopping) -> Tensor:
+    """‖r‖² as the last cycle left it: one that met the tolerance ended with its residual, and corrected nothing."""
+    return stopping.squared_norms[-1] if stopping.converged else residual_norm(finest)
 
 
 def _levels(propagator, hierarchy, states, mgrit: MGRIT, g, communicator) -> list[Level]:

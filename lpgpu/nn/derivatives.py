@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lpgpu.nn.as_called import AsCalled
+
 Gradients = tuple[Tensor | None, ...]
 
 
@@ -18,7 +20,8 @@ class Kept:
     """What a differentiable operation keeps from forward to backward, beside the tensors that autograd watches.
 
     `solve` is the forward solve; `plain(*inputs)` computes the same in plain PyTorch where the solve is exact, None
-    where it is not; `watched` are those of the inputs that must not be changed in place before backward.
+    where it is not; `watched` are those of the inputs that must not be changed in place before backward, and neither
+    must the buffers of the module `as_called`, whose modes backward restores.
     """
 
     def __init__(
@@ -27,6 +30,7 @@ class Kept:
         plain: Callable[..., Tensor] | None,
         inputs: Sequence[Tensor | None],
         watched: Sequence[Tensor | None],
+        as_called: AsCalled,
     ) -> None:
         self.solve = solve
         self.plain = plain
@@ -34,10 +38,13 @@ class Kept:
         self.inputs = tuple(inputs) if plain is not None else ()
         self._of_inputs = _versions(self.inputs)
         self._of_watched = _versions(watched)
+        self._of_buffers = _versions(as_called.buffers)
+        self.as_called = as_called
 
     def check_unchanged(self) -> None:
-        """Raise RuntimeError where a weight was changed, though saved-tensor hooks may have kept a copy of it."""
+        """Raise RuntimeError where a weight (saved-tensor hooks may have kept a copy) or a buffer was changed."""
         _check_versions(self._of_watched, "a weight")
+        _check_versions(self._of_buffers, "a buffer")
 
     def check_inputs_unchanged(self) -> None:
         """Raise RuntimeError where any input was changed."""
@@ -50,12 +57,14 @@ def pulled_back(ctx: Any, gradients: Sequence[Tensor], first: Callable[..., Grad
     Of many losses at once (`is_grads_batched`) one after another; where a graph of them is wanted, by plain PyTorch.
 
     Raises:
-        RuntimeError: when a second derivative of an inexact solve is asked for, or an input was changed in place.
+        RuntimeError: when a second derivative of an inexact solve is asked for, or an input or a buffer was changed in
+            place.
     """
     _ = ctx.saved_tensors  # raises where one was changed in place, or the graph has been freed
     kept: Kept = ctx.kept
     kept.check_unchanged()
-    with torch.autocast(gradients[0].device.type, enabled=False):  # a backward inside autocast is as one outside
+    # a backward inside autocast is as one outside
+    with torch.autocast(gradients[0].device.type, enabled=False), kept.as_called.restored():
         if torch.is_grad_enabled():
             found = _differentiable(kept, gradients, ctx.needs_input_grad[skip:])
         elif _are_many(gradients):

@@ -42,11 +42,12 @@ class Draws:
 @contextmanager
 def draws_of_call(communicator: Communicator) -> Iterator[Draws]:
     """The draws of one call, the same on all ranks: one number of the user's generator, or none where none is drawn."""
-    before = torch.get_rng_state()
-    draws = Draws(communicator.allgather(int(torch.randint(2**62, ())))[0])
+    ahead = torch.Generator()
+    ahead.set_state(torch.get_rng_state())
+    draws = Draws(communicator.allgather(int(torch.randint(2**62, (), generator=ahead)))[0])
     yield draws
-    if not draws.any:
-        torch.set_rng_state(before)
+    if draws.any:  # the generator is never set back: what other threads draw meanwhile would come twice
+        torch.randint(2**62, ())
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from lpgpu.nn.block_precision import check_block_dtype, surrounding_autocast
 from lpgpu.nn.buffers import partitions, sections
 from lpgpu.nn.call import Call
 from lpgpu.nn.checks import check_arguments, check_call, check_names, check_state
+from lpgpu.nn.exclusively import parameters_of
 from lpgpu.nn.frozen_draws import draws_of_call
 from lpgpu.nn.layer_index import number_layer
 from lpgpu.nn.packing import Packing
@@ -199,7 +200,7 @@ class LayerParallel(SharedLayers):
                 scheme=self.scheme,
                 form=self.form,
                 dt=self.dt,
-                theta=dict(self.layers.named_parameters()),
+                theta=parameters_of(self.layers),
                 per_layer=per_layer,
                 shared=shared,
                 call=Call(
@@ -219,7 +220,7 @@ class LayerParallel(SharedLayers):
         self, x: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Tensor, Arguments, Packing | None]:
         """The state as one tensor, the further arguments, and how the state is packed; refused on all ranks alike."""
-        named = dict(self.layers.named_parameters())
+        named = parameters_of(self.layers)
         arguments = Arguments.of(args, kwargs)
         checked: list[Any] = []
 

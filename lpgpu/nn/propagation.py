@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lpgpu.comm import Communicator
 from lpgpu.mgrit import MGRIT, AllPoints, CPointsOnly, Partition, Solver, SolveResult, States, solve
 from lpgpu.mgrit.exchange import state_of_rank
 from lpgpu.mgrit.grid import Grid
 from lpgpu.mgrit.slices import length
+from lpgpu.nn.as_called import AsCalled
 from lpgpu.nn.derivatives import Kept
 from lpgpu.nn.graphs import Graphs, Run, Solve
 from lpgpu.nn.propagators import AdjointPropagator, ForwardPropagator, Layers
@@ -25,7 +26,7 @@ class Propagation:
     `num_steps` are those of all ranks, `partition` says whose they are (None: all are this process's own).
     `forward_done` and `adjoint_done` receive the results of the solves. `differentiable`: an adjoint may follow.
     `plain` computes what an exact solve does, of the operation's tensors, in plain PyTorch. `graphs`: those that the
-    network's solves may be replayed from. `is_told`: who watches hears of it.
+    network's solves may be replayed from. `module` has what is evaluated. `is_told`: who watches hears of it.
     """
 
     num_steps: int
@@ -37,6 +38,7 @@ class Propagation:
     differentiable: bool
     plain: Callable[..., Tensor]
     graphs: Graphs
+    module: nn.Module
     is_told: bool = True
 
     @property
@@ -46,7 +48,7 @@ class Propagation:
 
     def keep(self, solve: Any, inputs: Sequence[Tensor | None], watched: Sequence[Tensor | None]) -> Kept:
         """What backward needs; see `lpgpu.nn.derivatives`."""
-        return Kept(solve, self.plain if self.is_exact else None, inputs, watched)
+        return Kept(solve, self.plain if self.is_exact else None, inputs, watched, AsCalled(self.module))
 
     def forward(self, layers: Layers, start: Tensor) -> "ForwardSolution":
         """Solve u_{k+1} = Φ_k(u_k) from u_0 = `start`, which is the same on every rank."""

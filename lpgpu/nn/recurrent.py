@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 from lpgpu.comm import as_communicator
 from lpgpu.mgrit import MGRIT, Solver
 from lpgpu.nn.cells import Cell, FrozenGatesGRUCell, LSTMCell, Masks, ModuleCell
+from lpgpu.nn.exclusively import parameters_of
 from lpgpu.nn.layout import Layout
 from lpgpu.nn.packing import Packing
 from lpgpu.nn.sequence import SequenceModule
@@ -125,7 +126,7 @@ class Recurrent(SequenceModule):
         return f"batch_first={self.batch_first}, dropout={self.dropout}, solver={self.solver}"
 
     def _weights(self) -> dict[str, Tensor]:
-        return dict(self.cells.named_parameters())
+        return {f"{i}.{name}": w for i, cell in enumerate(self.cells) for name, w in parameters_of(cell).items()}
 
     def _cell(self, which: int, weights: dict[str, Tensor], masks: Masks) -> Cell:
         prefix, module = f"{which}.", self.cells[which]

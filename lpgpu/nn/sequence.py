@@ -112,6 +112,7 @@ class SequenceModule(SolverModule):
             differentiable=torch.is_grad_enabled(),
             plain=cell.plain,
             graphs=self.graphs,
+            module=self if cell.module is None else cell.module,
         )
         cell.low = self._precision().low
         with products_in(cell.low, x.device.type):

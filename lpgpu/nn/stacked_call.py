@@ -64,7 +64,7 @@ class StackedCall:
 
     def propagate(self, propagation: Callable[..., Propagation], sentinel: Tensor | None, u: Tensor) -> Tensor:
         """The last state, of the first one `u`; `propagation(plain=…, differentiable=…)` says how."""
-        how = propagation(plain=partial(self._plain), differentiable=self.differentiable)
+        how = propagation(plain=self._plain, differentiable=self.differentiable, module=self.stack)
         return PropagateEnd.apply(how, lambda tensors: self._layers(layers_of, tensors, u), sentinel, u, *self.tensors)
 
     def walk(self, u: Tensor, graphs: Graphs) -> Tensor:

@@ -236,6 +236,13 @@ class TestPending:
             convergence.speak_pending()
         convergence.speak_pending()
 
+    def test_does_not_hold_up_what_is_known_at_once(self, arrived: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+        """A solve on a CPU after one on a GPU raises its own error itself."""
+        solve_linear(**DIVERGES)
+        monkeypatch.setattr(convergence, "_to_host", lambda figures: (figures.cpu(), lambda: True))
+        with pytest.raises(DivergenceError):
+            solve_linear(**DIVERGES, on_divergence="raise")
+
     def test_waits_where_asked_to(self, arrived: list[bool]) -> None:
         solve_linear(**DIVERGES)
         convergence.speak_pending()

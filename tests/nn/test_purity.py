@@ -12,6 +12,7 @@ from lpgpu import MGRIT, LayerParallel, Serial
 from lpgpu.nn import ConvBlock, DenseBlock, stacked_call
 from lpgpu.nn.propagators.conv import ConvLayers
 from lpgpu.nn.propagators.dense import DenseLayers
+from lpgpu.nn.propagators.purity import without_fast_path
 from tests.assertions import assert_equals_serial
 from tests.nn.networks import WIDTH, exactly, inputs, network
 
@@ -199,3 +200,14 @@ class TestReplacedModules:
             return module
 
         assert_equals_serial(network(block, solver=exactly()), inputs(2, 2, 4, 4))
+
+
+def test_the_last_to_leave_gives_attentions_fast_path_back() -> None:
+    """Of two threads the first to leave is not always the last that came."""
+    first, second = without_fast_path(), without_fast_path()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not torch.backends.mha.get_fastpath_enabled()
+    second.__exit__(None, None, None)
+    assert torch.backends.mha.get_fastpath_enabled()

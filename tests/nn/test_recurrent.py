@@ -262,3 +262,41 @@ class TestBadInput:
     def test_a_cell_that_does_not_keep_its_state(self) -> None:
         with pytest.raises(ValueError, match="every step must keep the state's structure and shapes"):
             Recurrent(Grows())(sequences())
+
+
+def test_a_frozen_part_of_a_cell_stays_frozen() -> None:
+    """`eval()` of a part of a cell that trains is its owner's choice, not the network's."""
+
+    class Dropped(Elman):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop = nn.Dropout(0.5).eval()
+
+        def forward(self, x: Tensor, h: Tensor) -> Tensor:
+            return self.drop(super().forward(x, h))
+
+    cell = Dropped().double()
+    rnn, x = Recurrent(cell, solver=Serial()), torch.randn(T, B, F, dtype=torch.float64)
+    assert torch.equal(rnn(x)[0], rnn(x)[0])
+    assert cell.training and not cell.drop.training
+
+
+@pytest.mark.parametrize("cell", [lambda: Elman(H), lambda: nn.GRUCell(H, H)], ids=["module", "formula"])
+def test_layers_may_share_a_cell(cell: Any) -> None:
+    """Its gradient is that of both."""
+    shared = cell().double()
+    rnn, x = Recurrent([shared, shared], solver=exactly(T)), torch.randn(T, B, H, dtype=torch.float64)
+    h_0 = [torch.zeros(B, H, dtype=torch.float64)] * 2
+
+    def looped(x: Tensor) -> Tensor:
+        h, states = h_0[0], []
+        for x_t in x:
+            h = shared(x_t, h)
+            states.append(h)
+        return torch.stack(states)
+
+    weights = list(shared.parameters())
+    came = torch.autograd.grad(rnn(x, h_0)[0].square().sum(), weights)
+    expected = torch.autograd.grad(looped(looped(x)).square().sum(), weights)
+    for one, other in zip(came, expected, strict=True):
+        assert_close_relative(one, other)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import allow_mutation_on_saved_tensors, save_on_cpu, saved_tensors_hooks
 
-from lpgpu import GRU, MGRIT, Serial
+from lpgpu import GRU, MGRIT, Recurrent, Serial
 from tests.assertions import assert_close_relative
 from tests.nn.networks import GatedStep, inputs, network
 
@@ -83,3 +83,60 @@ def test_a_backward_without_retain_graph_lets_go_of_the_solve(module: nn.Module)
     assert kept() is None
     with pytest.raises(RuntimeError, match="backward through the graph a second time"):
         y.sum().backward()
+
+
+class Masked(nn.Module):
+    """tanh(m ⊙ W u) after dropout, with a buffer m; as a block, and as a cell of a sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.drop = nn.Linear(4, 4), nn.Dropout(0.5)
+        self.register_buffer("mask", torch.rand(4))
+
+    def initial_state(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+    def forward(self, u: Tensor, h: Tensor | None = None) -> Tensor:
+        return torch.tanh(self.mask * self.linear(self.drop(u if h is None else u + h)))
+
+
+@pytest.fixture(params=[(module, solver) for module in ("layers", "sequence") for solver in SOLVERS], ids="-".join)
+def masked(request: pytest.FixtureRequest) -> nn.Module:
+    name, solver = request.param
+    if name == "layers":
+        return network(Masked, solver=SOLVERS[solver])
+    return Recurrent(Masked().double(), solver=SOLVERS[solver])
+
+
+def gradients_with(masked: nn.Module, between: Callable[[nn.Module], object]) -> list[Tensor]:
+    """Those of one call, with the same draws and input each time, with something done before backward."""
+    torch.manual_seed(0)
+    y = output(masked, torch.randn(20, 2, 4, dtype=torch.float64))
+    between(masked)
+    return gradients(masked, y)
+
+
+def test_a_mode_changed_before_backward_changes_no_gradient(masked: nn.Module) -> None:
+    """Forward, `eval()` for a look at the validation data, backward: the graph is of the mode there was."""
+    expected = gradients_with(masked, lambda net: None)
+    came = gradients_with(masked, lambda net: net.eval())
+    assert not any(part.training for part in masked.modules())
+    for one, other in zip(came, expected, strict=True):
+        assert_close_relative(one, other, tolerance=1e-14)
+
+
+def test_a_buffer_changed_before_backward_is_refused(masked: nn.Module) -> None:
+    """As PyTorch refuses it; the adjoint would be linearised at other values than the forward saw."""
+    with pytest.raises(RuntimeError, match=r"a buffer .* has been modified by an inplace operation"):
+        gradients_with(masked, lambda net: [buffer.zero_() for buffer in net.buffers()])
+
+
+def test_a_buffer_exchanged_before_backward_changes_no_gradient(masked: nn.Module) -> None:
+    def exchange(net: nn.Module) -> None:
+        for part in net.modules():
+            if isinstance(part, Masked):
+                part.mask = torch.zeros_like(part.mask)
+
+    expected = gradients_with(masked, lambda net: None)
+    for one, other in zip(gradients_with(masked, exchange), expected, strict=True):
+        assert_close_relative(one, other, tolerance=1e-14)

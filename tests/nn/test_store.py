@@ -253,3 +253,17 @@ def test_nothing_is_kept_for_a_gradient_that_cannot_come(module: Callable[[], nn
         return allocations.peak
 
     assert peak(False) < 0.85 * peak(True)
+
+
+@pytest.mark.parametrize("relaxation", ["F", "FCF"])
+def test_the_final_residual_of_a_tolerance_that_was_met_is_the_same_of_both_stores(relaxation: Any) -> None:
+    """The cycle that met it ends with its residual; the F-points that it was taken from are then let go of."""
+    options: dict[str, Any] = {"levels": 2, "iterations": 9, "relaxation": relaxation, "coarse_operator": "linear"}
+    results = []
+    for store in ("all", "c_points"):
+        net = network(num_steps=32, solver=MGRIT(**options, tolerance=1e-2, final_residual=True, store=store))
+        net(torch.linspace(-1, 1, 3 * WIDTH, dtype=torch.float64).view(3, WIDTH))
+        results.append(net.forward_result)
+    of_all, of_c_points = results
+    assert 0 < of_all.iterations < 9 and of_all.converged
+    assert of_all.final_residual == of_all.residual_norms[-1] == pytest.approx(of_c_points.final_residual, rel=1e-9)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lpgpu.nn.frozen_draws import Draws
 from lpgpu.nn.propagators import Layers
@@ -26,13 +26,14 @@ class Masks:
 class Cell(ABC):
     """h_{k+1} = cell(x_k, h_k): one layer of a recurrent network in one direction, in one call.
 
-    `weights` are the tensors, beside the inputs, that gradients are wanted of. `may_draw`: a step may draw random
-    numbers; `draws`, and `first`, which step of the whole sequence the first one is, are set before `layers` is called.
-    So is `low`, the precision of products where autocast lowers it; what arrives has been made of the dtype
-    `states_in`.
+    `weights` are the tensors, beside the inputs, that gradients are wanted of. `module` is what a step calls; None: it
+    is a formula of the weights. `may_draw`: a step may draw random numbers; `draws`, and `first`, which step of the
+    whole sequence the first one is, are set before `layers` is called. So is `low`, the precision of products where
+    autocast lowers it; what arrives has been made of the dtype `states_in`.
     """
 
     weights: tuple[Tensor, ...]
+    module: nn.Module | None = None
     may_draw = False
     draws: Draws | None = None
     first = 0

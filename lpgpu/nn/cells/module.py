@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils._pytree import tree_leaves
 
 from lpgpu.nn.cells.cell import Masks
 from lpgpu.nn.cells.vmapped import VmappedCell
+from lpgpu.nn.exclusively import buffers_of, called_with, lock_of
 from lpgpu.nn.packing import Packing
 from lpgpu.nn.propagators.functional import Named
 
@@ -25,13 +25,15 @@ class ModuleCell(VmappedCell):
         self.module = module
         self.caller = _Caller(module)
         self.names = [f"module.{name}" for name in named]
+        self.buffers = {f"module.{name}": buffer for name, buffer in buffers_of(module).items()}
         self.weights = tuple(named.values())
         self.packing = packing
         self.masks = masks
 
     def step(self, x: Tensor, h: Tensor, weights: Sequence[Tensor], spans: int) -> Tensor:
-        named = {**dict(zip(self.names, weights, strict=True)), **dict(self.caller.named_buffers())}
-        out = functional_call(self.caller, named, (x, self.packing.unpack(h), spans))
+        named = {**dict(zip(self.names, weights, strict=True)), **self.buffers}
+        with lock_of(self.caller.module):
+            out = called_with(self.caller, named, (x, self.packing.unpack(h), spans))
         return self.packing.pack(out)
 
     def output(self, h: Tensor) -> Tensor:
@@ -44,7 +46,6 @@ class _Caller(nn.Module):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
-        self.train(module.training)
         self.coarse = getattr(module, "coarse", None)
 
     def forward(self, x: Tensor, h: Any, spans: int) -> Any:

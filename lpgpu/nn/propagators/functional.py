@@ -7,10 +7,10 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from lpgpu.nn.block_precision import lowered
 from lpgpu.nn.call import Call
+from lpgpu.nn.exclusively import buffers_of, called_with
 from lpgpu.nn.frozen_draws import Draws, FrozenDraws, refusing_other_generators
 from lpgpu.nn.propagators.extended import HaloOf, extended
 from lpgpu.nn.propagators.layers import Layers, Linearisation
@@ -161,7 +161,7 @@ def general_layers_of(
     """The layers of any `block`, whatever kernels it has; arguments as for `layers_of`."""
     call = call or Call()
     rule, arguments = StepRule.of(block, form, scheme), call.arguments
-    buffers = _sliced(dict(block.named_buffers()), call.rows)
+    buffers = _sliced(buffers_of(block), call.rows)
     per_layer = {f"{_ARGUMENT}{i}": values for i, values in enumerate(arguments.per_layer)}
     times = {_TIME: call.times(dt, x)} if rule.timed else {}
     statistics = running_statistics(block)
@@ -176,7 +176,7 @@ def general_layers_of(
 
         def of_layer(*leading: Any) -> Tensor:
             *before, u = leading
-            compute = lowered(partial(functional_call, block, own), call.block_dtype or call.autocast, u)
+            compute = lowered(partial(called_with, block, own), call.block_dtype or call.autocast, u)
             out = compute((*before, call.opened(u), *args), kwargs)
             return call.closed(out, u, may_have_more=form == "residual")
 

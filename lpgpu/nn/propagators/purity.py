@@ -4,6 +4,7 @@ A solve differentiates a block in its input and its own parameters, and fused ke
 to compute. Whatever else takes part is refused here, or sends the block on the general path.
 """
 
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -11,6 +12,9 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
+
+_of_fast_path = threading.Lock()
+_without, _fast_path = 0, True  # how many are within `without_fast_path`, and what was set before
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -37,13 +41,20 @@ def without_fast_path() -> Iterator[None]:
 
     In eval mode nn.MultiheadAttention and nn.TransformerEncoderLayer would take fused ones that have neither.
     """
+    global _without, _fast_path
     mha = torch.backends.mha
-    was = mha.get_fastpath_enabled()
-    mha.set_fastpath_enabled(False)
+    with _of_fast_path:  # the switch is the process's: the last thread to leave sets it back
+        if _without == 0:
+            _fast_path = mha.get_fastpath_enabled()
+            mha.set_fastpath_enabled(False)
+        _without += 1
     try:
         yield
     finally:
-        mha.set_fastpath_enabled(was)
+        with _of_fast_path:
+            _without -= 1
+            if _without == 0:
+                mha.set_fastpath_enabled(_fast_path)
 
 
 @contextmanager
