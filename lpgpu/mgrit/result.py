@@ -1,6 +1,7 @@
 """What a solve did: its outcome, and the work it took, counted where it is done."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from typing import Self
 
 from torch import Tensor
 
@@ -68,6 +69,11 @@ class SolveResult:
             squared_norms=tuple(before),
             final_squared_norm=final,
         )
+
+    def with_walked(self, layers: int, here: int) -> Self:
+        """With `layers` that were walked one by one before and after the solve, `here` of them by this rank."""
+        finest, *coarser = self.evaluations
+        return replace(self, evaluations=(finest + here, *coarser), sequential_depth=self.sequential_depth + layers)
 
     @property
     def residual_norms(self) -> tuple[float, ...]:

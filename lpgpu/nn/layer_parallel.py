@@ -25,7 +25,7 @@ from lpgpu.nn.propagators.purity import refuse_backward_hooks
 from lpgpu.nn.schemes import Form, Scheme, Step, Steps
 from lpgpu.nn.shared_layers import SharedLayers
 from lpgpu.nn.solver_module import SolveResults
-from lpgpu.nn.stacked_call import StackedCall, walked_on
+from lpgpu.nn.stacked_call import StackedCall, walked_and_solved
 from lpgpu.nn.stacking import draw_seed, layer_structure, layer_weights, stack
 
 
@@ -50,8 +50,8 @@ class LayerParallel(SharedLayers):
         local_num_steps: the layers of this rank, at least 1; they may differ between ranks.
         Tf: the final time, > 0.
         buffer: (a, b): of the N layers the first a and the last b are walked one by one, exactly, by the first and the
-            last rank, while the others wait; the solver has the N − a − b between. The results are of these only.
-            Parameters and their names are as without.
+            last rank, while the others wait; the solver has the N − a − b between. Residuals are of these only; depth
+            and evaluations count all. Parameters and their names are as without.
         block_dtype: torch.bfloat16 or torch.float16: blocks compute as under torch.autocast of that dtype, by plain
             PyTorch; states, residuals and parameters are float32. None: as the autocast around a call says, but that
             blocks with kernels of their own take these, in the parameters' precision.
@@ -242,10 +242,9 @@ class LayerParallel(SharedLayers):
         return u_0, arguments, packing
 
     def _propagated(self, call: StackedCall, sentinel: Tensor | None, u: Tensor) -> Tensor:
-        """u_N of u_0: layers of a buffer one by one, those between by the solver."""
-        opening, between, closing = call.split(self._sections)
+        """u_N of u_0."""
         first, last = self.buffer
-        last_rank = self._communicator.size - 1
+        opening, _, closing = self._sections
         solve = partial(
             Propagation,
             num_steps=self.num_steps - first - last,
@@ -255,13 +254,12 @@ class LayerParallel(SharedLayers):
             forward_done=lambda result: setattr(self, "forward_result", result),
             adjoint_done=lambda result: setattr(self, "adjoint_result", result),
             graphs=self.graphs,
+            walked=first + last,
+            walked_here=opening + closing,
         )
-        if first:
-            u = walked_on(0, lambda u: opening.walk(u, self.graphs), self._communicator, sentinel, u)
-        u = between.propagate(solve, sentinel, u)
-        if last:
-            u = walked_on(last_rank, lambda u: closing.walk(u, self.graphs), self._communicator, sentinel, u)
-        return u
+        if not first + last:
+            return call.propagate(solve, sentinel, u)
+        return walked_and_solved(call, self._sections, self.buffer, solve, self._communicator, sentinel, u, self.graphs)
 
     def to_sequential(self) -> nn.Sequential:
         """An independent copy as plain PyTorch, one `Step` per layer: for inspection, deployment, and as an oracle.

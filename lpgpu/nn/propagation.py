@@ -26,7 +26,9 @@ class Propagation:
     `num_steps` are those of all ranks, `partition` says whose they are (None: all are this process's own).
     `forward_done` and `adjoint_done` receive the results of the solves. `differentiable`: an adjoint may follow.
     `plain` computes what an exact solve does, of the operation's tensors, in plain PyTorch. `graphs`: those that the
-    network's solves may be replayed from. `module` has what is evaluated. `is_told`: who watches hears of it.
+    network's solves may be replayed from. `module` has what is evaluated. `walked`: how many layers
+    are walked one by one before and after, for the results to count them, `walked_here` by this rank. `is_told`: who
+    watches hears of it.
     """
 
     num_steps: int
@@ -39,6 +41,8 @@ class Propagation:
     plain: Callable[..., Tensor]
     graphs: Graphs
     module: nn.Module
+    walked: int = 0
+    walked_here: int = 0
     is_told: bool = True
 
     @property
@@ -59,13 +63,16 @@ class Propagation:
         keep = self.differentiable and isinstance(u, AllPoints)
         layers.width = None if isinstance(u, AllPoints) else u.chunk
         propagator = ForwardPropagator(layers, len(hierarchy.grids), keep=keep)
-        result = solve(propagator, hierarchy, u, self.solver, communicator=self.communicator)
+        result = self._counted(solve(propagator, hierarchy, u, self.solver, communicator=self.communicator))
         u.release_sources()
         propagated = ForwardSolution(self, propagator, u, result)
         if not self.is_told:
             return propagated
-        told = ForwardSolve(self.num_steps, self.communicator, propagator, result, propagated.all_points)
+        told = ForwardSolve(self.num_steps, self.walked, self.communicator, propagator, result, propagated.all_points)
         return replace(propagated, adjoint_done=tell_watcher(told))
+
+    def _counted(self, result: SolveResult) -> SolveResult:
+        return result.with_walked(self.walked, self.walked_here) if self.walked else result
 
     def solved(
         self, run: Run, moving: Sequence[Tensor], fixed: Sequence[Tensor], layers: Callable[[], Layers]
@@ -169,7 +176,9 @@ class ForwardSolution:
         lam = propagation._states(transposed.grids[0], self.propagator.layers, lam_N)
         if lam.grid.begins:
             lam.start.copy_(lam_N)
-        result = solve(adjoint, transposed, lam, propagation.solver, g=g, communicator=propagation.communicator)
+        result = propagation._counted(
+            solve(adjoint, transposed, lam, propagation.solver, g=g, communicator=propagation.communicator)
+        )
         if self.adjoint_done is not None:
             self.adjoint_done(result)
         gradients = adjoint.parameter_gradients(lam, g) if parameters else []

@@ -100,7 +100,31 @@ class StackedCall:
         return u[0]
 
 
-def walked_on(
+def walked_and_solved(
+    call: StackedCall,
+    sections: Sequence[int],
+    buffer: tuple[int, int],
+    solve: Callable[..., Propagation],
+    communicator: Communicator,
+    sentinel: Tensor | None,
+    u: Tensor,
+    graphs: Graphs,
+) -> Tensor:
+    """The last state of a network whose first and last layers, `buffer`, are walked one by one, and the others solved.
+
+    `sections` are this rank's layers in each of the three parts.
+    """
+    opening, between, closing = call.split(sections)
+    first, last = buffer
+    if first:
+        u = _walked_on(0, lambda u: opening.walk(u, graphs), communicator, sentinel, u)
+    u = between.propagate(solve, sentinel, u)
+    if last:
+        u = _walked_on(communicator.size - 1, lambda u: closing.walk(u, graphs), communicator, sentinel, u)
+    return u
+
+
+def _walked_on(
     rank: int, walk: Callable[[Tensor], Tensor], communicator: Communicator, sentinel: Tensor | None, u: Tensor
 ) -> Tensor:
     """`walk(u)` by one rank, whose result and gradient all ranks get. Collective, in backward too."""

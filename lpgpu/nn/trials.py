@@ -30,11 +30,13 @@ class SolveInTrial:
 
     Attributes:
         part: the name of the module that was solved, in `net`.
+        walked: how many of its layers were walked one by one beside the solve of `num_steps`.
         states: where kept, u_1 … u_n at this rank's layers, [n, ...], in host memory.
     """
 
     part: str
     num_steps: int
+    walked: int
     communicator: Communicator
     propagator: Propagator
     states: Tensor | None
@@ -130,7 +132,9 @@ class _Recorder:
             return None
         states = solve.states()[1:].detach().to("cpu", copy=True) if self.keep_states else None
         part = self._running[-1]
-        self.trial.solves.append(SolveInTrial(part, solve.num_steps, solve.communicator, solve.propagator, states))
+        self.trial.solves.append(
+            SolveInTrial(part, solve.num_steps, solve.walked, solve.communicator, solve.propagator, states)
+        )
         self.trial.results.append(solve.result)
         return self.trial.results.append
 

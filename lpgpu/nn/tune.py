@@ -210,7 +210,7 @@ class _Bench:
 
     def _count(self, solver: Solver, solve: SolveInTrial) -> Counts:
         of = solve.propagator
-        return count_work(
+        counts = count_work(
             solver,
             solve.num_steps,
             sources=not isinstance(self.net.get_submodule(solve.part), LayerParallel),
@@ -218,6 +218,8 @@ class _Bench:
             has_diagonal=of.has_diagonal,
             prefers_delta=of.prefers_delta,
         )
+        walked = solve.walked
+        return Counts(counts.forward_depth + walked, counts.adjoint_depth + walked, counts.evaluations + 2 * walked)
 
 
 def _cost(by: By, bench: _Bench, tried: list[Tried]) -> Callable[[MGRIT], float]:

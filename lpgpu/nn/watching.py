@@ -15,10 +15,12 @@ from lpgpu.mgrit import Propagator, SolveResult
 class ForwardSolve:
     """A forward solve of `num_steps` layers that has just ended, its states still there.
 
-    `states()` are this rank's, [n + 1, ...], not to be written to; `communicator` has the ranks in marching order.
+    `walked` layers more are walked one by one before and after it. `states()` are this rank's, [n + 1, ...], not to be
+    written to; `communicator` has the ranks in marching order.
     """
 
     num_steps: int
+    walked: int
     communicator: Communicator
     propagator: Propagator
     result: SolveResult

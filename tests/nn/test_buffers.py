@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from lpgpu import MGRIT, LayerParallel, Serial, verify
+from lpgpu.comm import SingleProcess
 from lpgpu.nn import PerLayer
+from lpgpu.nn.tune import _Bench
 from tests.assertions import assert_close_relative, assert_equals_serial, assert_mentions, derivatives
 from tests.nn.networks import BLOCKS, WIDTH, exactly, inputs, network
 from tests.nn.test_statistics import block as normed
@@ -51,8 +53,10 @@ def test_an_inexact_solve_is_of_the_layers_between() -> None:
     assert_close_relative(came, expected)
     assert_close_relative(*(torch.autograd.grad(y.square().sum(), x)[0] for y in (came, expected)))
     assert net.forward_result and between.forward_result and net.adjoint_result and between.adjoint_result
-    assert net.forward_result.evaluations == between.forward_result.evaluations
-    assert net.adjoint_result.evaluations == between.adjoint_result.evaluations
+    for whole, part in ((net.forward_result, between.forward_result), (net.adjoint_result, between.adjoint_result)):
+        assert whole.sequential_depth == part.sequential_depth + sum(BUFFER)
+        assert whole.evaluations == (part.evaluations[0] + sum(BUFFER), *part.evaluations[1:])
+        assert whole.residual_norms == pytest.approx(part.residual_norms)
 
 
 def test_arguments_times_and_draws_are_those_without_a_buffer() -> None:
@@ -94,10 +98,26 @@ def test_second_derivatives_of_exact_propagation() -> None:
     assert torch.autograd.gradgradcheck(net, (x,))
 
 
+def test_serial_results_count_every_layer() -> None:
+    net, x = network(num_steps=N, buffer=BUFFER, solver=Serial()), inputs()
+    net(x).square().sum().backward()
+    for result in (net.forward_result, net.adjoint_result):
+        assert result and (result.sequential_depth, result.evaluations) == (N, (N,))
+
+
+def test_what_tune_expects_of_a_solver_is_what_a_step_with_it_counts() -> None:
+    net, x = network(num_steps=N, buffer=BUFFER), inputs()
+    bench = _Bench(net, lambda: net(x).square().mean().backward(), SingleProcess())
+    tried, expected = bench.attempt(net.solver), bench.work(net.solver)
+    assert (tried.depth, tried.evaluations) == (expected.depth, expected.evaluations)
+    assert bench.exact.depth == 2 * N
+
+
 def test_verify_looks_at_the_layers_between() -> None:
     net, x = network(num_steps=N, buffer=BUFFER, solver=MGRIT(levels=2, coarsening=2, iterations=0)), inputs()
     found = verify(net, lambda: net(x).square().mean().backward(), layers=True)
     (solve,) = found.solves
+    assert found.exact_depth == 2 * N
     assert solve.layer_states is not None and len(solve.layer_states) == N - sum(BUFFER)
     assert solve.layer_gradients is not None and len(solve.layer_gradients) == N
 

@@ -31,6 +31,11 @@ def test_outputs_and_gradients_are_those_of_one_process(solver: Any, block: str,
     build, form, shape = BLOCKS[block]
     one, shared = one_and_shared(SIZES, build, seed=seed, form=form, solver=solver, buffer=BUFFER)
     assert_shares(one, shared, SIZES, shape[1:])
+    for whole, mine in zip(one.results, shared.results, strict=True):
+        (whole,), (mine,) = whole, mine
+        assert whole and mine and mine.sequential_depth == whole.sequential_depth
+        all_of_them = [sum(level) for level in zip(*COMM.allgather(mine.evaluations), strict=True)]
+        assert all_of_them == list(whole.evaluations)
 
 
 def test_arguments_and_draws(seed: int) -> None:
