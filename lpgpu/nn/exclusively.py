@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.func import functional_call
+
+from lpgpu.nn.called import called
 
 _locks: "weakref.WeakKeyDictionary[nn.Module, threading.RLock]" = weakref.WeakKeyDictionary()
 _of_locks = threading.Lock()
@@ -27,7 +28,7 @@ def called_with(
 ) -> Any:
     """`module(*args, **kwargs)` with `tensors` in the place of its parameters and buffers of these names."""
     with lock_of(module):
-        return functional_call(module, dict(tensors), args, dict(kwargs or {}))
+        return called(module, tensors, args, dict(kwargs or {}))
 
 
 def parameters_of(module: nn.Module) -> dict[str, nn.Parameter]:

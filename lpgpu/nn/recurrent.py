@@ -166,6 +166,9 @@ def _as_cells(name: str, cells: Any) -> list[nn.Module]:
         if not isinstance(each, nn.Module):
             came = each.__name__ if isinstance(each, type) else type(each).__name__
             raise TypeError(f"{name} is or holds {came}; expected an nn.Module called as cell(x_t, h), or several")
+        if isinstance(each, nn.RNNBase):
+            kind = type(each).__name__
+            raise TypeError(f"{name} is or holds nn.{kind}, a whole network; expected a cell, such as nn.{kind}Cell")
     if not of_name:
         raise ValueError(f"{name} holds no cell; expected at least one")
     return of_name

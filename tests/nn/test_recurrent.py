@@ -224,6 +224,7 @@ class TestBadInput:
         [
             (lambda: Recurrent(nn.LSTMCell), TypeError, ["cell"]),  # pyright: ignore
             (lambda: Recurrent([torch.tanh]), TypeError, ["builtin", "cell(x_t, h)"]),  # pyright: ignore
+            (lambda: Recurrent(nn.GRU(F, H)), TypeError, ["nn.GRU, a whole network", "nn.GRUCell"]),
             (lambda: Recurrent([]), ValueError, ["no cell"]),
             (lambda: Recurrent(Elman(), reverse=[Elman(), Elman()]), ValueError, ["2 cells", "1"]),
             (lambda: Recurrent(Elman(), dropout=1.5), ValueError, ["dropout is 1.5"]),

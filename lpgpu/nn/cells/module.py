@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from lpgpu.nn.called import refuse_changed, version
 from lpgpu.nn.cells.cell import Masks
 from lpgpu.nn.cells.vmapped import VmappedCell
 from lpgpu.nn.exclusively import buffers_of, called_with, lock_of
@@ -32,8 +33,10 @@ class ModuleCell(VmappedCell):
 
     def step(self, x: Tensor, h: Tensor, weights: Sequence[Tensor], spans: int) -> Tensor:
         named = {**dict(zip(self.names, weights, strict=True)), **self.buffers}
+        versions = {name: version(buffer) for name, buffer in self.buffers.items()}
         with lock_of(self.caller.module):
             out = called_with(self.caller, named, (x, self.packing.unpack(h), spans))
+        refuse_changed([name for name, buffer in self.buffers.items() if version(buffer) != versions[name]])
         return self.packing.pack(out)
 
     def output(self, h: Tensor) -> Tensor:

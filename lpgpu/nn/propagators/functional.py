@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lpgpu.nn.block_precision import lowered
 from lpgpu.nn.call import Call
+from lpgpu.nn.called import refuse_changed, version
 from lpgpu.nn.exclusively import buffers_of, called_with
 from lpgpu.nn.frozen_draws import Draws, FrozenDraws, refusing_other_generators
 from lpgpu.nn.propagators.extended import HaloOf, extended
@@ -23,10 +24,20 @@ Named = dict[str, Tensor]
 Phi = Callable[[Named, Named, Sequence[Tensor], float, int, Tensor], Tensor]
 """(θ_k, constants of the layer, shared tensors, Δt, layers that it spans, u) → Φ_k(u), of one layer."""
 
-_VMAP_REFUSAL = ("vmap", "functorch", "torch.func", "Batching rule")
+_VMAP_REFUSAL = ("vmap", "functorch", "torch.func", "Batching rule", "data pointer")
 _IN_PLACE = (
     "the block changes its input in place. A solve visits a state several times, so a block must leave it as it is: "
     "take inplace=False, or begin the block with x = x.clone()"
+)
+_PURE = (
+    "A block must be a pure function of its input: write data-dependent branches with torch.where, keep values as "
+    "tensors (no .item(), no .numpy()), draw random tensors like the state (torch.randn_like(u), not "
+    "torch.empty(3).normal_()), use GroupNorm or LayerNorm instead of BatchNorm, freeze what changes its own buffers "
+    "(spectral_norm) by .eval() of that part after every net.train()"
+)
+_LSTM_CELL = (
+    "torch has no batched nn.LSTMCell: write its formula in your cell, with linear layers and chunk(4, -1); an "
+    "nn.LSTMCell that is the cell itself, Recurrent(nn.LSTMCell(...)), needs nothing"
 )
 
 
@@ -127,18 +138,16 @@ class FunctionalLayers(Layers):
         def phi(theta: Named, constants: Named, u: Tensor) -> Tensor:
             return self.phi(theta, constants, shared, self.dt, self.spans, u)
 
-        versions = {name: _version(buffer) for name, buffer in self.constants.items()}
-        version_of_u = _version(u)
+        versions = {name: version(buffer) for name, buffer in self.constants.items()}
+        version_of_u = version(u)
         out = self._with_draws(layers, phi, theta, _sliced(self.constants, layers), u)
-        if _version(u) != version_of_u:
+        if version(u) != version_of_u:
             raise RuntimeError(_IN_PLACE)
-        changed = [name for name, buffer in self.constants.items() if _version(buffer) != versions[name]]
-        if changed:
-            raise RuntimeError(
-                f"the block changes its buffers {changed} while it propagates. A solve visits a layer several times,"
-                " so a block must be a function of its input: freeze them by .eval() of the part that has them "
-                "(BatchNorm, spectral_norm) after every net.train(), or track_running_stats=False"
-            )
+        changed = [name for name, buffer in self.constants.items() if version(buffer) != versions[name]]
+        refuse_changed(changed)
+        if out.dtype != u.dtype:
+            came, expected = out.dtype, u.dtype
+            raise ValueError(f"the block changes the state's dtype from {expected} to {came}; every layer must keep it")
         return out
 
     def _with_draws(self, layers: slice, phi: Callable[..., Any], *arguments: Any) -> Any:
@@ -244,11 +253,6 @@ def _dense(u: Tensor) -> Tensor:
     return u.contiguous() if u.shape[1] == 1 else u
 
 
-def _version(tensor: Tensor) -> int | None:
-    """How often `tensor` was changed in place; None of those made in inference mode, which do not count."""
-    return None if tensor.is_inference() else tensor._version
-
-
 def _sliced(named: Named, layers: slice) -> Named:
     return {name: values[layers] for name, values in named.items()}
 
@@ -262,10 +266,5 @@ def _vmapped(phi: Callable[..., Any], randomness: str, *arguments) -> Any:
             raise RuntimeError(_IN_PLACE) from error
         if not any(word in str(error) for word in _VMAP_REFUSAL):
             raise
-        raise RuntimeError(
-            f"torch.vmap cannot batch this block over the layers: {error}\n"
-            "A block must be a pure function of its input: write data-dependent branches with torch.where, keep values "
-            "as tensors (no .item()), draw random tensors like the state (torch.randn_like(u), not "
-            "torch.empty(3).normal_()), use GroupNorm or LayerNorm instead of BatchNorm, freeze what changes its own "
-            "buffers (spectral_norm) by .eval() of that part after every net.train()"
-        ) from error
+        hint = _LSTM_CELL if "aten::lstm_cell" in str(error) else _PURE
+        raise RuntimeError(f"torch.vmap cannot batch this block over the layers: {error}\n{hint}") from error
