@@ -1,4 +1,6 @@
-"""Training loss, test accuracy and the gradient's error of runs, serial against MGRIT, a line for each seed.
+"""Training loss, test accuracy (or the recipe's own metric) and the error of the gradient, serial against MGRIT.
+
+Every seed is a line.
 
 python docs/experiments/training_curves.py OUT.png RUN [RUN ...]      runs of one recipe or several; a row for each
 """
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
+
+from lpgpu.train import Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,10 +49,14 @@ def draw_run(axes: Sequence["Axes"], options: dict, epochs: list[dict]) -> None:
     """The lines of a run."""
     solver = options["solver"]
     style = {"color": COLOURS[solver], "linestyle": LINES[solver], "marker": ".", "zorder": 2 + (solver == "mgrit")}
-    loss, accuracy, error = axes
+    loss, reached, error = axes
+    metric = Metric.from_record(epochs[0])
+    scale = 100 if metric.percent else 1
     numbers = [epoch["epoch"] for epoch in epochs]
     loss.plot(numbers, [epoch["train_loss"] for epoch in epochs], **style)
-    accuracy.plot(numbers, [100 * epoch["test_accuracy"] for epoch in epochs], **style)
+    reached.plot(numbers, [scale * epoch[f"test_{metric.key}"] for epoch in epochs], **style)
+    reached.set_ylabel(f"test {metric.name}, %" if metric.percent else f"test {metric.axis}")
+    reached.set_yscale("linear" if metric.percent else "log")
     error.plot(*errors_of(epochs), **style)
 
 
@@ -62,8 +70,10 @@ def main(out: str, *runs: str) -> None:
         for options, epochs in entries:
             draw_run(axes, options, epochs)
         axes[0].set_title(title_of(recipe, [options for options, _ in entries]), loc="left", fontsize=10)
-        for axis, name in zip(axes, ("training loss", "test accuracy, %", "error of MGRIT's gradient"), strict=True):
-            axis.set(xlabel="epoch", ylabel=name)
+        axes[0].set_ylabel("training loss")
+        axes[2].set_ylabel("error of MGRIT's gradient")
+        for axis in axes:
+            axis.set_xlabel("epoch")
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.spines[["top", "right"]].set_visible(False)
         axes[2].set_yscale("log")
