@@ -15,7 +15,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     """Add `compare`, with one sub-command for each recipe."""
     parser = commands.add_parser(
         "compare",
-        help="train a recipe in several ways from several seeds, and tabulate the accuracies",
+        help="train a recipe in several ways from several seeds, and tabulate what they reach",
         epilog="The same command with the same --run-dir continues: finished runs are kept, begun ones resumed.",
     )
     recipes = parser.add_subparsers(metavar="RECIPE", required=True, dest="recipe")

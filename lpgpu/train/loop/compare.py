@@ -3,7 +3,7 @@ parallel inference. Each run is an ordinary one, in a folder of its own below th
 
     FOLDER/<variant>-seed-<seed>/    as `lpgpu train` leaves it
     FOLDER/comparison.md             the table
-    FOLDER/comparison.png            test accuracy by epoch, and at the end
+    FOLDER/comparison.png            test accuracy, or the recipe's own metric, by epoch and at the end
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -120,7 +120,7 @@ class Comparison:
         return self.table()
 
     def table(self) -> str:
-        """Test accuracies as a markdown table, of the runs that are finished."""
+        """What the runs reach on the test set, as a markdown table, of the runs that are finished."""
         return format_table(list(self.outcomes()), self.seeds)
 
     def outcomes(self) -> Iterator[Outcome]:
