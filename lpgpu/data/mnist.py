@@ -27,7 +27,7 @@ MAGIC = {3: 2051, 1: 2049}  # first four bytes of an idx file of unsigned bytes,
 Part = tuple[np.ndarray, np.ndarray]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Source:
     """One of the two data sets: where it is published, and what tells it apart.
 

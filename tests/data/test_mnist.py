@@ -210,3 +210,7 @@ def test_the_real_data():
         counts = {part: tuple(np.bincount(arrays[f"y_{part}"])) for part in ("train", "test")}
         sums = {part: int(arrays[f"x_{part}"].sum(dtype=int)) for part in ("train", "test")}
     assert (counts, sums) == (FASHION_MNIST.counts, FASHION_MNIST.pixels)
+
+
+def test_a_source_is_a_key_by_which_recipes_keep_its_images() -> None:
+    assert {MNIST: "digits", FASHION_MNIST: "clothes"}[FASHION_MNIST] == "clothes"
