@@ -20,6 +20,7 @@ mpi_job        both of these under MPI
 store_job      both of these by the store of torch.distributed
 reversal       the ranks in the opposite order
 detached       what is left of a communicator in a pickled network
+freed          what is left of one that was freed
 """
 
 from lpgpu.comm.choice import as_communicator

@@ -13,7 +13,7 @@ class Background:
     """
 
     def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[tuple[Callable[[], object], Future[object]]] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[Callable[[], object], Future[object]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def submit(self, call: Callable[[], object]) -> "Future[object]":
@@ -25,9 +25,13 @@ class Background:
         self._calls.put((call, future))
         return future
 
+    def stop(self) -> None:
+        """End the thread once it has made the calls that it was given."""
+        self._calls.put(None)
+
     def _run(self) -> None:
-        while True:
-            call, future = self._calls.get()
+        while (given := self._calls.get()) is not None:
+            call, future = given
             try:
                 future.set_result(call())
             except Exception as error:

@@ -52,7 +52,7 @@ def size_and_rank(comm: Any) -> tuple[int, int]:
             "torch.distributed, such as torch.distributed.group.WORLD, or mesh.get_group() of a DeviceMesh"
         )
     if not comm:
-        raise ValueError("comm is MPI.COMM_NULL: this process is not in it")
+        raise ValueError("comm is MPI.COMM_NULL: this process is not in it, or it was freed")
     return comm.Get_size(), comm.Get_rank()
 
 
@@ -63,6 +63,20 @@ def split(comm: Any, color: int, key: int) -> Any:
     from lpgpu.comm.process_group import split as split_group
 
     return split_group(comm, color, key)
+
+
+def free(comm: Any) -> None:
+    """Free what `split` has made, and the solver's communicator for it. Collective; None: nothing."""
+    if comm is None:
+        return
+    if is_process_group(comm):
+        from lpgpu.comm.process_group import free as free_group
+
+        free_group(comm)
+    else:
+        from lpgpu.comm.mpi import free as free_communicator
+
+        free_communicator(comm)
 
 
 def is_process_group(comm: Any) -> bool:

@@ -68,6 +68,11 @@ def at_exit(leave: Callable[[], Callable[[], bool]]) -> None:
     _at_exit.append(leave)
 
 
+def not_at_exit(leave: Callable[[], Callable[[], bool]]) -> None:
+    """Take back what `at_exit` was told."""
+    _at_exit.remove(leave)
+
+
 def current_job() -> Job | None:
     """The job that a failure of this process ends; None before there is a communicator of several ranks."""
     return _job

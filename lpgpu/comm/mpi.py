@@ -16,6 +16,7 @@ from lpgpu.comm import agreement
 from lpgpu.comm.communicator import Arrival, Arrived, Communicator
 from lpgpu.comm.detached import Detached
 from lpgpu.comm.failure import end_the_job_on_failure
+from lpgpu.comm.freed import Freed
 from lpgpu.comm.mpi_job import MPIJob, MPINotices
 from lpgpu.comm.reversal import Reversed
 from lpgpu.comm.transport import (
@@ -42,6 +43,14 @@ def mpi_communicator(comm: Any) -> "MPICommunicator":
         found = MPICommunicator(_duplicate(comm))
         comm.Set_attr(key, found)
     return found
+
+
+def free(comm: Any) -> None:
+    """Free an mpi4py communicator, and the solver's for it where there is one. Collective."""
+    found = comm.Get_attr(_attribute_key())
+    if found is not None:
+        found.free()
+    comm.Free()
 
 
 def _duplicate(comm: Any) -> Any:
@@ -77,7 +86,8 @@ class MPICommunicator:
         self._sending: deque[tuple[Any, Outgoing]] = deque()
         _check_thread_level()
         end_the_job_on_failure(MPIJob())
-        self._watchdog = Watchdog(self.rank, self.size, MPINotices(comm, _GOODBYE, _REPORT))
+        self._notices = MPINotices(comm, _GOODBYE, _REPORT)
+        self._watchdog = Watchdog(self.rank, self.size, self._notices)
         # one rank without keeps all from it: blocking and non-blocking collectives do not mix
         self._direct = all(self.allgather(torch.cuda.is_available() and cuda_support().aware))
 
@@ -135,6 +145,15 @@ class MPICommunicator:
 
     def reversed(self) -> "Communicator":
         return Reversed(self)
+
+    def free(self) -> None:
+        """Free the duplicate; who uses this afterwards is told so. Collective."""
+        self._meet()
+        while self._sending:
+            self.wait(self._sending.popleft()[0])
+        self._notices.free()
+        self._comm.Free()
+        self._comm = Freed("the communicator of this network")
 
     def wait(self, request: Any) -> None:
         """Wait for an MPI request as `Watchdog.wait` does; Ctrl-C is heard."""

@@ -63,6 +63,15 @@ class MPINotices:
             self._comm.Recv(waits, status.Get_source(), self._report_tag)
             yield status.Get_source(), int(waits[0])
 
+    def free(self) -> None:
+        """Receive what is still to come, and say goodbye as at the end. All ranks call together."""
+        failure.not_at_exit(self._leave)
+        done = self._leave()
+        while not done():
+            time.sleep(0.001)
+        for _ in self.reports():
+            pass
+
     def _leave(self) -> Callable[[], bool]:
         if MPI.Is_finalized():
             return lambda: True

@@ -57,6 +57,12 @@ class DeviceLink:
                 act()
         dist.all_reduce(byte, group=self._upward)
 
+    def free(self) -> None:
+        """Destroy both groups, once what is under way has arrived. Collective."""
+        torch.cuda.synchronize(self._device)
+        for group in (self._upward, self._downward):
+            dist.destroy_process_group(group)
+
     def send(self, state: Tensor, to: int) -> None:
         """See `Communicator`."""
         self._check(state)

@@ -3,11 +3,12 @@
 import os
 import platform
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 
-from lpgpu.comm.choice import as_communicator, is_process_group, size_and_rank, split
+from lpgpu.comm.choice import as_communicator, free, is_process_group, size_and_rank, split
+from lpgpu.comm.freed import refuse_freed
 from lpgpu.comm.launcher import launched_local_rank
 
 
@@ -19,9 +20,6 @@ class ProcessGrid:
     Neighbours in layers are neighbours in rank, so that they are on one machine where that can be.
 
     Attributes:
-        layer_comm: what `comm` is, of this rank's row, for LayerParallel and GRU: an mpi4py communicator or a process
-            group of torch.distributed.
-        data_comm: the one of its column, which has the same layers, for average_gradients.
         layer_rank, layer_ranks, data_rank, data_ranks: this rank's place, and the grid's shape.
         communicator, data_communicator: of all ranks, and of the column, for sums, broadcasts and checks (`agree`) of
             one's own: unlike mpi4py's calls they end when a rank they wait for has ended.
@@ -32,6 +30,8 @@ class ProcessGrid:
     Args:
         comm: None, for one process; an mpi4py communicator; or a process group of torch.distributed. Collective.
         layer_ranks: a divisor of its size; None: all of them.
+
+    `layer_comm` and `data_comm` are the grid's own; `free()`, or the end of a `with` statement, frees them.
 
     >>> grid = ProcessGrid(None)  # under mpiexec: MPI.COMM_WORLD, layer_ranks=4
     >>> grid.layer_ranks, grid.data_ranks, grid.is_root
@@ -50,15 +50,50 @@ class ProcessGrid:
             torch.cuda.set_device(device_of(local_rank(comm)))
         # from now on a failure on one rank ends all
         self.communicator = as_communicator(comm)
-        self.layer_comm: Any = None
-        self.data_comm: Any = None
+        self._comms: tuple[Any, Any] | None = (None, None)
         if comm is not None:
-            self.layer_comm = split(comm, self.data_rank, self.layer_rank)
-            self.data_comm = split(comm, self.layer_rank, self.data_rank)
+            self._comms = (
+                split(comm, self.data_rank, self.layer_rank),
+                split(comm, self.layer_rank, self.data_rank),
+            )
         as_communicator(self.layer_comm)
         self.data_communicator = as_communicator(self.data_comm)
         self.is_root = rank == 0
         self.device = device_of(local_rank(comm))
+
+    @property
+    def layer_comm(self) -> Any:
+        """What `comm` is, of this rank's row, for LayerParallel and GRU: an mpi4py communicator or a process group."""
+        return self._not_freed()[0]
+
+    @property
+    def data_comm(self) -> Any:
+        """The one of its column, which has the same layers, for average_gradients."""
+        return self._not_freed()[1]
+
+    def free(self) -> None:
+        """Free `layer_comm` and `data_comm`; collective over all ranks. A second call does nothing.
+
+        Networks that were made with them, and `data_communicator`, raise when they are used afterwards. `comm` is its
+        owner's to free.
+        """
+        if self._comms is not None:
+            row, column = self._comms
+            self._comms = None
+            free(row)
+            free(column)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is None:  # else other ranks may be elsewhere
+            self.free()
+
+    def _not_freed(self) -> tuple[Any, Any]:
+        if self._comms is None:
+            refuse_freed("this ProcessGrid")
+        return self._comms
 
     def __repr__(self) -> str:
         return (

@@ -20,6 +20,7 @@ from lpgpu.comm.background import Background
 from lpgpu.comm.communicator import Arrival, Communicator
 from lpgpu.comm.detached import Detached
 from lpgpu.comm.failure import end_the_job_on_failure
+from lpgpu.comm.freed import Freed
 from lpgpu.comm.groups import covers_the_job, gloo_beside, new_groups, number_of_groups, store_of
 from lpgpu.comm.nccl import open_device_link
 from lpgpu.comm.reversal import Reversed
@@ -61,6 +62,13 @@ def split(group: Any, color: int, key: int) -> Any:
     return made
 
 
+def free(group: Any) -> None:
+    """Destroy a process group, and the solver's communicator for it where there is one. Collective."""
+    if (made := _made.pop(group, None)) is not None:
+        made.free()
+    dist.destroy_process_group(group)
+
+
 def _meet(group: Any) -> None:
     """Wait until all ranks of a group ask for a communicator.
 
@@ -91,13 +99,13 @@ class ProcessGroupCommunicator:
     def __init__(self, group: Any, rows: Sequence[Sequence[int]]) -> None:
         self.rank: int = group.rank()
         self.size: int = group.size()
-        self._gloo = gloo_beside(group)
+        self._gloo: Any = gloo_beside(group)
         job = StoreJob()
         end_the_job_on_failure(job)
         self._notices = StoreNotices(job, store_of(group), self.rank, self.size)
         self._watchdog = Watchdog(self.rank, self.size, self._notices)
         self._waits, self._sends = Background(), Background()
-        self._device_link = open_device_link(group, rows, self.allgather)
+        self._device_link: Any = open_device_link(group, rows, self.allgather)
 
     @property
     def seconds_waited(self) -> float:
@@ -180,6 +188,16 @@ class ProcessGroupCommunicator:
             if future.done() and future.exception() is error:
                 raise RuntimeError(self._why_lost()) from error
             raise
+
+    def free(self) -> None:
+        """Free the groups of its own; who uses this afterwards is told so. Collective."""
+        self.allgather(None)
+        if self._device_link.is_open:
+            self._device_link.free()
+        self._notices.free()
+        self._waits.stop()
+        self._sends.stop()
+        self._gloo = self._device_link = Freed("the communicator of this network")
 
     def _gather(self, mine: Tensor) -> list[Tensor]:
         gathered = [torch.empty_like(mine) for _ in range(self.size)]

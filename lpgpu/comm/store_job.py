@@ -81,6 +81,10 @@ class StoreNotices:
                 self._heard[rank] = number
                 yield rank, waits
 
+    def free(self) -> None:
+        """Expect nobody at the end. All ranks call together."""
+        failure.not_at_exit(self._leave)
+
     def _ask(self, question: Callable[[], T]) -> T:
         try:
             return question()

@@ -2,11 +2,15 @@
 
 import copy
 import pickle
+import threading
+import time
 
 import pytest
 import torch
+from torch import nn
 
-from lpgpu.comm import SingleProcess, as_communicator
+from lpgpu import LayerParallel, average_gradients
+from lpgpu.comm import SingleProcess, as_communicator, failure
 from lpgpu.comm.choice import split
 from lpgpu.comm.diagnostics import describe_ranks
 from lpgpu.comm.launcher import launched_by
@@ -119,6 +123,46 @@ class TestProcessGrid:
         assert float(grid.data_communicator.sum(torch.ones(()))) == grid.data_ranks
         assert float(grid.communicator.sum(torch.ones(()))) == SIZE
         assert grid.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+    @pytest.mark.parametrize("layer_ranks", [1, SIZE])
+    def test_is_freed_once_and_used_no_more(self, layer_ranks: int) -> None:
+        with ProcessGrid(COMM, layer_ranks=layer_ranks) as grid:
+            net = LayerParallel(grid.layer_comm, lambda: nn.Linear(2, 2), 3, 1.0)
+            net(torch.ones(1, 2)).sum().backward()
+            average_gradients(net, grid.data_comm)
+            comms, data_communicator = (grid.layer_comm, grid.data_comm), grid.data_communicator
+        grid.free()
+        for use in (lambda: grid.layer_comm, lambda: grid.data_comm):
+            with pytest.raises(RuntimeError, match=r"this ProcessGrid was freed"):
+                use()
+        for comm in comms:
+            with pytest.raises(ValueError, match=r"COMM_NULL|destroyed"):
+                as_communicator(comm)
+        if grid.layer_ranks > 1:
+            with pytest.raises(RuntimeError, match=r"the communicator of this network was freed"):
+                net(torch.ones(1, 2))
+        if grid.data_ranks > 1:
+            with pytest.raises(RuntimeError, match=r"was freed"):
+                data_communicator.sum(torch.ones(()))
+        assert float(grid.communicator.sum(torch.ones(()))) == SIZE
+
+    def test_many_grids_one_after_the_other(self) -> None:
+        """Each leaves neither a thread nor anything to say at the end."""
+        kept = threading.active_count(), len(failure._at_exit)
+        for _ in range(5):
+            with ProcessGrid(COMM, layer_ranks=SIZE) as grid:
+                assert as_communicator(grid.layer_comm).allgather(RANK) == list(range(SIZE))
+        assert len(failure._at_exit) == kept[1]
+        deadline = time.monotonic() + 10
+        while threading.active_count() > kept[0] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert threading.active_count() <= kept[0]
+
+    def test_is_not_freed_by_an_error_that_other_ranks_may_not_have(self) -> None:
+        with pytest.raises(KeyError), ProcessGrid(COMM, layer_ranks=SIZE) as grid:
+            raise KeyError
+        assert as_communicator(grid.layer_comm).allgather(RANK) == list(range(SIZE))
+        grid.free()
 
     @pytest.mark.parametrize("layer_ranks", [0, SIZE + 1, 1.0, True])
     def test_a_grid_has_whole_rows(self, layer_ranks) -> None:
