@@ -12,6 +12,7 @@ from lpgpu.nn.state import (
     load_full_optimizer_state_dict,
     load_full_state_dict,
 )
+from lpgpu.nn.statistics import InexactStatisticsWarning
 from lpgpu.nn.tune import tune
 from lpgpu.nn.verify import SolveErrors, Verification, verify
 from lpgpu.nn.weights_file import load_weights, save_weights
@@ -24,6 +25,7 @@ __all__ = [
     "MGRIT",
     "DivergenceError",
     "DivergenceWarning",
+    "InexactStatisticsWarning",
     "LayerParallel",
     "Parareal",
     "ProcessGrid",

@@ -38,6 +38,10 @@ class Serial:
         """The single grid of `num_steps` layers, which ranks may share."""
         return Hierarchy.build(num_steps, (), partition=partition)
 
+    def is_exact_for(self, num_steps: int) -> bool:
+        """Whether a forward solve of so many layers ends with their exact states: always."""
+        return True
+
 
 @dataclass(frozen=True, kw_only=True)
 class MGRIT:
@@ -159,6 +163,19 @@ class MGRIT:
     def hierarchy(self, num_steps: int, partition: Partition | None = None) -> Hierarchy:
         """The grids of a network of `num_steps` layers, which ranks may share."""
         return Hierarchy.build(num_steps, self.coarsening_per_level, self.min_coarse_steps, partition)
+
+    def is_exact_for(self, num_steps: int) -> bool:
+        """Whether a forward solve of so many layers ends with their exact states: by enough cycles, or on one level.
+
+        A cycle carries exactness over one interval of m layers with F-relaxation, over two with FCF; the first interval
+        has it from the start.
+
+        >>> MGRIT(levels=2, coarsening=4, iterations=1).is_exact_for(8), MGRIT(coarsening=4).is_exact_for(64)
+        (True, False)
+        """
+        finest, *coarser = self.hierarchy(num_steps).grids
+        passed = self.iterations * (2 if coarser and self.relaxation_per_level[0] == "FCF" else 1)
+        return not coarser or (passed + 1) * finest.interval > num_steps
 
 
 def Parareal(*, coarsening: int = 4, iterations: int = 2, **options) -> MGRIT:

@@ -39,6 +39,7 @@ class PropagateEnd(torch.autograd.Function):
             propagated = propagation.forward(layers, x)
             if layers.keeps_statistics:
                 propagated.visit(layers.update_statistics)
+                propagation.tell_of_statistics(propagated.result)
             return propagated, (propagated.end(),), propagated.result
 
         solve, (end,) = propagation.solved(run, (x,), parameters, lambda: layers_for(parameters))

@@ -16,6 +16,7 @@ from lpgpu.nn.as_called import AsCalled
 from lpgpu.nn.derivatives import Kept
 from lpgpu.nn.graphs import Graphs, Run, Solve
 from lpgpu.nn.propagators import AdjointPropagator, ForwardPropagator, Layers
+from lpgpu.nn.statistics import warn_of_inexact_statistics
 from lpgpu.nn.watching import ForwardSolve, is_watched, tell_watcher
 
 
@@ -49,6 +50,12 @@ class Propagation:
     def is_exact(self) -> bool:
         """Whether this is serial propagation on one process, so that `plain` computes the same."""
         return self.communicator.size == 1 and len(self.solver.hierarchy(self.num_steps, self.partition).grids) == 1
+
+    def tell_of_statistics(self, result: SolveResult) -> None:
+        """Warn where running statistics come from a solve that may be inexact; not of trials, which are watched."""
+        is_exact = self.solver.is_exact_for(self.num_steps) or bool(result.converged)
+        if not (is_exact or is_watched()) and self.communicator.rank == 0:
+            warn_of_inexact_statistics(self.module)
 
     def keep(self, solve: Any, inputs: Sequence[Tensor | None], watched: Sequence[Tensor | None]) -> Kept:
         """What backward needs; see `lpgpu.nn.derivatives`."""

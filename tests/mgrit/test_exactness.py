@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lpgpu.mgrit import MGRIT, Serial
-from tests.assertions import assert_close_relative
+from tests.assertions import assert_close_relative, relative_error
 from tests.mgrit.problems import Problem
 from tests.settings import cycle_kinds, exact_solver, relaxations, seeds, solver_options, steps
 
@@ -28,6 +28,27 @@ def test_enough_cycles_are_serial_propagation(
     assert_close_relative(states.c_points, expected[states.grid.c_points], "C-points", tolerance=1e-12)
     if options["store"] == "all":
         assert_close_relative(states.u, expected, "states", tolerance=1e-12)
+
+
+@given(num_steps=steps, options=solver_options(), cycles=st.integers(0, 8), seed=seeds)
+def test_what_is_called_exact_is(num_steps: int, options: dict[str, Any], cycles: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    problem, solver = Problem(num_steps), MGRIT(**options, iterations=cycles)
+    states, _, _ = problem.solve(solver)
+    off = relative_error(states.end, problem.serial()[states.grid.end])
+    if solver.is_exact_for(num_steps):
+        assert off < 1e-12
+    assert exact_solver(num_steps, options).is_exact_for(num_steps)
+
+
+@pytest.mark.parametrize("relaxation", ["F", "FCF"])
+def test_a_cycle_less_than_exact_is_not_called_so(relaxation: Any) -> None:
+    for num_steps in (11, 12, 13):
+        for cycles in range(4):
+            problem, solver = Problem(num_steps), MGRIT(levels=2, relaxation=relaxation, iterations=cycles)
+            states, _, _ = problem.solve(solver)
+            off = relative_error(states.u, problem.serial())
+            assert solver.is_exact_for(num_steps) == (off < 1e-12), (num_steps, cycles, off)
 
 
 @given(num_steps=steps, reverse=directions, sources=st.booleans(), seed=seeds)

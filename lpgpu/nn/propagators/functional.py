@@ -1,8 +1,9 @@
 """Layers of any block: `torch.func` batches one function over the parameters of many layers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Self
 
 import torch
@@ -17,7 +18,7 @@ from lpgpu.nn.propagators.extended import HaloOf, extended
 from lpgpu.nn.propagators.layers import Layers, Linearisation
 from lpgpu.nn.propagators.purity import refuse_captured, refusing_checkpoints, without_fast_path
 from lpgpu.nn.schemes import StepRule
-from lpgpu.nn.statistics import running_statistics
+from lpgpu.nn.statistics import cumulated, cumulative_averages, of_the_batch_alone, running_statistics
 
 Named = dict[str, Tensor]
 
@@ -52,6 +53,7 @@ class FunctionalLayers(Layers):
     preferred = ("picard", 1)  # docs/experiments/coarse_operators.md
     spans = 1
     statistics: Callable[..., Named] | None = None  # the new running statistics of a layer, of phi's arguments
+    cumulative: Mapping[str, Any] = MappingProxyType({})  # of which parts they are to be cumulative averages
 
     def __init__(
         self,
@@ -128,7 +130,9 @@ class FunctionalLayers(Layers):
             return self.statistics(theta, constants, self.shared, self.dt, self.spans, u)  # pyright: ignore
 
         u, parameters, constants = _dense(u), _sliced(self.parameters, layers), _sliced(self.constants, layers)
-        for name, values in self._with_draws(layers, after, parameters, constants, u).items():
+        found = self._with_draws(layers, after, parameters, constants, u)
+        cumulated(constants, found, self.cumulative)
+        for name, values in found.items():
             self.constants[name][layers].copy_(values)  # a view: these layers are this rank's own
 
     def _batched(self, theta: Named, layers: slice, shared: Sequence[Tensor], u: Tensor) -> Tensor:
@@ -173,7 +177,7 @@ def general_layers_of(
     buffers = _sliced(buffers_of(block), call.rows)
     per_layer = {f"{_ARGUMENT}{i}": values for i, values in enumerate(arguments.per_layer)}
     times = {_TIME: call.times(dt, x)} if rule.timed else {}
-    statistics = running_statistics(block)
+    statistics, cumulative = running_statistics(block), cumulative_averages(block)
 
     def both(
         theta: Named, constants: Named, shared: Sequence[Tensor], dt: float, spans: int, u: Tensor
@@ -186,7 +190,8 @@ def general_layers_of(
         def of_layer(*leading: Any) -> Tensor:
             *before, u = leading
             compute = lowered(partial(called_with, block, own), call.block_dtype or call.autocast, u)
-            out = compute((*before, call.opened(u), *args), kwargs)
+            with of_the_batch_alone(block, cumulative):
+                out = compute((*before, call.opened(u), *args), kwargs)
             return call.closed(out, u, may_have_more=form == "residual")
 
         return rule.next_state(of_layer, constants.get(_TIME, 0.0), dt, spans, u), after
@@ -201,7 +206,7 @@ def general_layers_of(
         first=call.layers.start,
     )
     if statistics:
-        layers.statistics = lambda *arguments: both(*arguments)[1]
+        layers.statistics, layers.cumulative = lambda *arguments: both(*arguments)[1], cumulative
     return layers
 
 
