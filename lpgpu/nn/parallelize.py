@@ -5,19 +5,23 @@ from itertools import chain
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from lpgpu.comm import as_communicator
 from lpgpu.mgrit import Solver
 from lpgpu.nn.alike import Pattern
 from lpgpu.nn.buffers import check_pair
+from lpgpu.nn.eager import eager
+from lpgpu.nn.followers import Follower, RunCall
+from lpgpu.nn.layer_index import IndexOfLayer
 from lpgpu.nn.layer_parallel import LayerParallel
 from lpgpu.nn.schemes import Form
 from lpgpu.nn.stacking import slots
 
 
 class ParallelBlocks(LayerParallel):
-    """Blocks of a model, propagated together where the first of them stood.
+    """Blocks of a model, propagated together where the first of them stood; a `Follower` stands for each of the others.
 
     What a model asks its blocks for, an attribute or a submodule, is answered by the stack of them.
     """
@@ -34,6 +38,17 @@ class ParallelBlocks(LayerParallel):
         part._before, part._names = tuple(run), tuple(names)
         return part
 
+    @eager
+    def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """As of every `LayerParallel`; what it returns is known to the blocks that follow."""
+        out = super().__call__(x, *args, **kwargs)
+        tensors = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        return RunCall(out, args, kwargs).returned(tensors, 0)
+
+    def followers(self, path: str, names: Sequence[str]) -> list[Follower]:
+        """What stands for the other blocks, which were called `names` in the list `path`, with the first one."""
+        return [Follower(self, place, len(names), f"{path}.{name}") for place, name in enumerate(names)][1:]
+
     def empty_blocks(self) -> None:
         """Let go of the memory of the blocks; their tensors keep their names."""
         for _, _, (tensor,) in chain(*(slots([block]) for block in self._before)):
@@ -45,7 +60,8 @@ class ParallelBlocks(LayerParallel):
         except AttributeError:
             if name == "layers":
                 raise
-            return getattr(self.layers, name)
+            value = getattr(self.layers, name)
+            return value.of_first if isinstance(value, IndexOfLayer) else value
 
 
 def parallelize(
@@ -60,9 +76,11 @@ def parallelize(
 ) -> list[LayerParallel]:
     """Replace runs of equal blocks in the list `model.<path>` by layer-parallel ones with the same weights.
 
-    The model's own forward runs as it is: the list (nn.ModuleList or nn.Sequential) stays, with one element for each
-    run of two or more equal blocks; what differs (another width, frozen parameters, a transition between stages) ends
-    a run, and single blocks stay as they are. Make optimizers afterwards: the parameters are new ones, [layers, ...].
+    The model's own forward runs as it is, through a list (nn.ModuleList or nn.Sequential) of as many elements. The
+    first of a run of two or more equal blocks propagates all of them, and the others pass on what it returns; so the
+    model may do nothing but hand the state from one to the next, with the same arguments: all else raises an error.
+    What differs (another width, frozen parameters, a transition between stages) ends a run, and single blocks stay as
+    they are. Make optimizers afterwards: the parameters are new ones, [layers, ...].
 
     Args:
         model, path: what holds the list, and where, such as "transformer.h".
@@ -81,8 +99,8 @@ def parallelize(
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.Sequential(*(nn.Sequential(nn.Linear(8, 8)) for _ in range(6))))
     >>> (part,) = parallelize(model, "1", solver=MGRIT(coarsening=2), buffer=(1, 1))
-    >>> part.num_steps, len(model[1])
-    (4, 3)
+    >>> part.num_steps, part is model[1][1]
+    (4, True)
     """
     container = _container(model, path)
     first, last = _checked_buffer(buffer, len(container))
@@ -111,7 +129,8 @@ def unparallelize(model: nn.Module, path: str) -> None:
         raise ValueError(f"{path} holds no blocks that parallelize() has replaced")
     blocks: list[nn.Module] = []
     for block in container.children():
-        blocks.extend(_restored(block) if isinstance(block, ParallelBlocks) else [block])
+        if not isinstance(block, Follower):
+            blocks.extend(_restored(block) if isinstance(block, ParallelBlocks) else [block])
     _replace(container, parts[0]._names, blocks)
 
 
@@ -137,13 +156,15 @@ def _made_parallel(
     least = max(2, as_communicator(comm).size)
     names, blocks = zip(*container.named_children(), strict=True)
     middle = blocks[first : len(blocks) - last]
+    if any(isinstance(block, ParallelBlocks) for block in blocks):
+        raise ValueError(f"{path} is parallelized already; unparallelize(model, {path!r}) first")
     replaced, parts = list(blocks[:first]), []
     for run in _runs(middle):
         if len(run) < least:
             replaced.extend(run)
             continue
         parts.append(ParallelBlocks.of_run(comm, run, names, **options))
-        replaced.append(parts[-1])
+        replaced += [parts[-1], *parts[-1].followers(path, names[len(replaced) : len(replaced) + len(run)])]
     if not parts:
         raise ValueError(
             f"{path} has no {least} equal blocks in a row between its buffers; expected blocks of one structure, with "
@@ -152,7 +173,7 @@ def _made_parallel(
     for part in parts:
         part.empty_blocks()
     replaced.extend(blocks[len(blocks) - last :])
-    _replace(container, map(str, range(len(replaced))), replaced)
+    _replace(container, names, replaced)
     return parts
 
 

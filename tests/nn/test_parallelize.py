@@ -87,7 +87,7 @@ def test_a_models_own_forward_runs_and_its_weights_come_back_bit_for_bit() -> No
     mask.grad = None
 
     (part,) = parallelize(model, "h", solver=exactly(9))
-    assert part.num_steps == 9 and len(model.h) == 1
+    assert part.num_steps == 9 and len(model.h) == 9 and part is model.h[0]
     loss = loss_of(model, tokens, mask)
     loss.backward()
     assert_close_relative(loss, expected)
@@ -161,8 +161,11 @@ def test_other_blocks_and_buffers_stay_and_names_come_back() -> None:
     assert [type(each).__name__ for each in model.h] == [  # pyright: ignore
         "Sequential",
         "ParallelBlocks",
+        "Follower",
         "Sequential",
         "ParallelBlocks",
+        "Follower",
+        "Follower",
         "Sequential",
     ]
     assert_close_relative(model.h(x), expected)
@@ -352,7 +355,7 @@ class TestBadInput:
             (lambda m: parallelize(m, "h", buffer=(1, 2, 3)), TypeError, ["(1, 2, 3)", "two integers"]),
             (lambda m: parallelize(m, "h", solver="serial"), TypeError, ["solver is 'serial'"]),
             (lambda m: unparallelize(m, "h"), ValueError, ["no blocks that parallelize() has replaced"]),
-            (lambda m: (parallelize(m, "h"), parallelize(m, "h")), ValueError, ["no 2 equal blocks"]),
+            (lambda m: (parallelize(m, "h"), parallelize(m, "h")), ValueError, ["parallelized already"]),
         ],
     )
     def test_arguments(self, call: Any, error: Any, words: list[str]) -> None:
