@@ -1,21 +1,27 @@
 """Multigrid reduction in time: the solver, for the forward and the adjoint problem alike.
 
-partition     which rank owns which points
-grid          which layers a level has and a sweep visits
-hierarchy     the levels, finest first
-propagator    Φ, on many layers at once
-states        where the states of a level live
-level         what a cycle works on: all of the above for one grid
-relaxation    F-, C- and FCF-sweeps
-fas           residual, coarse problem, correction
-delta         a coarse operator closer to the fine one
-cycle         V, F and W
-guess         where the first cycle starts from
-solve         cycles until done
-convergence   when that is, and what went wrong
-exchange      what other ranks hear of it
-options       the user's choices
-result        what was done, counted
+partition        which rank owns which points
+grid             which layers a level has and a sweep visits
+hierarchy        the levels, finest first
+slices           how long a slice is, and what it is when shifted
+propagator       Φ, on many layers at once
+states           where the states of a level live
+level            what a cycle works on: all of the above for one grid
+relaxation       F-, C- and FCF-sweeps
+fas              residual, coarse problem, correction
+coarse_operator  what a coarse step is: the fine propagator with a longer step, or
+picard           Picard iterations over all layers of an interval
+linear           the layers' linearisation, solved by a scan
+delta            a coarse operator closer to the fine one
+cycle            V, F and W
+guess            where the first cycle starts from
+solve            cycles until done
+convergence      when that is, and what went wrong
+exchange         what other ranks hear of it
+halo             the layers beyond a rank's own that its Picard steps go through
+options          the user's choices
+result           what was done, counted
+counting         the same of a solver that computes nothing
 """
 
 from lpgpu.mgrit.convergence import DivergenceError, DivergenceWarning

@@ -1,7 +1,7 @@
 """The solve as one differentiable operation: MGRIT forward, MGRIT on the adjoint backward.
 
 Ranks solve together, so backward must run on all of them, whatever a rank's own parameters and loss want: with several
-ranks every operation takes an `sentinel`, a tensor that always requires a gradient and never gets one.
+ranks every operation takes a `sentinel`, a tensor that always requires a gradient and never gets one.
 """
 
 from collections.abc import Callable

@@ -122,3 +122,13 @@ def check_ordinary(name: str, x: Tensor, weight: Tensor | None) -> None:
         )
     if x.is_meta:
         raise ValueError(f"{name} is on meta, where tensors have no values; make it on a CPU or GPU")
+
+
+def checksum(x: Tensor) -> int:
+    """The sum of the values' bits, as integers: whatever device and number of threads add them up, it is the same.
+
+    >>> checksum(torch.tensor([0.0, 1.0])) == checksum(torch.tensor([-0.0, 1.0]))
+    True
+    """
+    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
+    return int((x.detach() + 0.0).contiguous().view(integers).sum())

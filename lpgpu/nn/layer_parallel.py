@@ -15,7 +15,7 @@ from lpgpu.nn.arguments import Arguments
 from lpgpu.nn.block_precision import check_block_dtype, surrounding_autocast
 from lpgpu.nn.buffers import partitions, sections
 from lpgpu.nn.call import Call
-from lpgpu.nn.checks import check_arguments, check_call, check_names, check_state
+from lpgpu.nn.checks import check_arguments, check_call, check_names, check_state, checksum
 from lpgpu.nn.exclusively import parameters_of
 from lpgpu.nn.frozen_draws import draws_of_call
 from lpgpu.nn.layer_index import number_layer
@@ -278,19 +278,15 @@ class LayerParallel(SharedLayers):
         return sequential
 
     def _facts(self, packing: Packing | None, x: Tensor, *, wait: bool) -> dict[str, object]:
-        """What must be the same on every rank at a call."""
+        """What must be the same on every rank at a call; values on a GPU only with `wait`, as these wait for it."""
         return {
             "x": f"{x.dtype} {tuple(x.shape)}{packing or ''}",
             "solver": self.solver,
             "whether gradients are enabled": torch.is_grad_enabled(),
             "autocast": surrounding_autocast(),
             "block_dtype": self.block_dtype,
-            "the values of x": self._checksum(x, wait=wait),
+            "the values of x": checksum(x) if wait or x.device.type == "cpu" else None,
         }
-
-    def _checksum(self, x: Tensor, *, wait: bool) -> float | None:
-        """Of the values of x; on a GPU only with `wait`, as it waits for the device."""
-        return float(x.detach().double().sum()) if wait or x.device.type == "cpu" else None
 
     def extra_repr(self) -> str:
         step = f"scheme={self.scheme!r}" if self.form == "rhs" else f"form={self.form!r}"

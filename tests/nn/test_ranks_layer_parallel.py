@@ -282,6 +282,16 @@ class TestWhatRanksMustAgreeOn:
         with pytest.raises(ValueError, match=r"solver is Serial\(\) on rank 0, MGRIT"):
             net(torch.randn(3, WIDTH, dtype=torch.float64))
 
+    def test_an_input_is_the_same_whatever_number_of_threads_a_rank_has(self) -> None:
+        """A sum of floating-point numbers is not: it is of as many partial sums as there are threads."""
+        threads, x = torch.get_num_threads(), torch.randn(64, 8192, dtype=torch.float64)
+        net = LayerParallel(COMM, BLOCKS["no parameters"][0], 1, 1.0)
+        torch.set_num_threads(RANK + 1)
+        try:
+            assert net(x).shape == x.shape
+        finally:
+            torch.set_num_threads(threads)
+
     def test_an_input_that_is_not_finite_on_one_rank(self) -> None:
         x = torch.randn(3, WIDTH, dtype=torch.float64)
         x[0, 0] = torch.nan if RANK == 1 else 0
