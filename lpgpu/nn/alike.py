@@ -4,7 +4,7 @@ import difflib
 import re
 import types
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from reprlib import Repr
 from typing import Any
@@ -119,7 +119,9 @@ class _Comparison:
 
     def __init__(self, first: nn.Module, other: nn.Module) -> None:
         self.modules = first, other
-        self.places = [{id(part): name for name, part in each.named_modules()} for each in self.modules]
+        self.places = [{id(tensor): place for place, tensor in _tensors(each)} for each in self.modules]
+        for places, each in zip(self.places, self.modules, strict=True):
+            places.update((id(part), name) for name, part in each.named_modules())
         self.seen: dict[tuple[int, int], Any] = {}  # with the objects themselves, whose ids must stay theirs
 
     def of_attributes(self) -> tuple[str, Any, Any] | None:
@@ -143,9 +145,11 @@ class _Comparison:
         if a is b or (id(a), id(b)) in self.seen:
             return True
         self.seen[id(a), id(b)] = a, b
+        inside = [places.get(id(each)) for places, each in zip(self.places, (a, b), strict=True)]
+        if inside != [None, None]:
+            return inside[0] == inside[1]
         if isinstance(a, nn.Module) and isinstance(b, nn.Module):
-            inside = [places.get(id(each)) for places, each in zip(self.places, (a, b), strict=True)]
-            return inside[0] == inside[1] and (inside[0] is not None or structure(a) == structure(b))
+            return structure(a) == structure(b)
         if type(a) is not type(b):
             return False
         if isinstance(a, str):
@@ -182,6 +186,11 @@ class _Comparison:
         if hasattr(a, "__dict__") and not isinstance(a, type | types.BuiltinFunctionType):
             return self.same(vars(a), vars(b))
         return not compares and not isinstance(a, type | types.BuiltinFunctionType)
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
 
 
 def _is_computed(part: nn.Module, name: str, value: Any) -> bool:

@@ -82,6 +82,8 @@ ALIKE: dict[str, Callable[[nn.Module, int], Any]] = {
     "generators": given("extra", lambda k: torch.Generator()),
     "a list with the block itself": lambda block, k: setattr(block, "extra", [block]),
     "a weak reference to a part": lambda block, k: setattr(block, "extra", weakref.WeakMethod(block.linear.forward)),
+    "a list with its own weight": lambda block, k: setattr(block, "extra", [block.linear.weight]),
+    "a torch.nn.GRU": given("extra", lambda k: nn.GRU(WIDTH, WIDTH)),
     "a bound forward": lambda block, k: setattr(block, "forward", types.MethodType(Block.forward, block)),
     "the same hook": lambda block, k: block.register_forward_hook(lambda *_: None),
     "state-dict hooks": lambda block, k: k and block.register_state_dict_post_hook(lambda *_: None),
