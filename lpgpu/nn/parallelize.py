@@ -225,6 +225,15 @@ def _mirror_modes(to: nn.Module, of: nn.Module) -> None:
         part.training = other.training
 
 
+def _take_hooks(to: nn.Module, of: nn.Module) -> None:
+    """Give a block the forward hooks that its stack was given meanwhile: they were those of every layer."""
+    for part, other in zip(to.modules(), of.modules(), strict=True):
+        for key, hook in other._forward_hooks.items():
+            if hook not in part._forward_hooks.values():
+                with_kwargs, always = key in other._forward_hooks_with_kwargs, key in other._forward_hooks_always_called
+                part.register_forward_hook(hook, with_kwargs=with_kwargs, always_call=always)
+
+
 @torch.no_grad()
 def _restored(part: ParallelBlocks) -> Sequence[nn.Module]:
     """The blocks that a part was made of, with the weights, gradients and modes that it has now."""
@@ -241,6 +250,7 @@ def _restored(part: ParallelBlocks) -> Sequence[nn.Module]:
             gradient = gradients.get(name)
             parameter.grad = None if gradient is None else gradient[layer].clone()
         _mirror_modes(block, part.layers)
+        _take_hooks(block, part.layers)
     return part._before
 
 

@@ -87,3 +87,14 @@ def test_the_trainer_trains_it_as_it_trains_the_model_itself(tmp_path) -> None:
     model.save_pretrained(tmp_path / "saved")
     again = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "saved")
     assert all(torch.equal(again.state_dict()[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("what", ["output_hidden_states", "output_attentions"])
+def test_what_asks_for_the_inside_of_blocks_is_refused_with_the_cure(what: str) -> None:
+    model, tokens = gpt2().eval(), torch.randint(0, 17, (1, 4))
+    parallelize(model, "transformer.h", solver=EXACT)
+    with torch.no_grad(), pytest.raises(RuntimeError, match=f"turn off .*{what}"):
+        model(input_ids=tokens, **{what: True})
+    model(input_ids=tokens)
+    unparallelize(model, "transformer.h")
+    assert len(model(input_ids=tokens, output_hidden_states=True).hidden_states) == 7

@@ -127,6 +127,22 @@ class TestHooks:
         assert_equals_serial(net, x)
         assert not torch.allclose(net(x), plain(x))
 
+    @pytest.mark.parametrize("grad", [True, False])
+    @pytest.mark.parametrize("what", ["the input", "the output"])
+    def test_that_keep_tensors_are_refused(self, what: str, grad: bool) -> None:
+        """What they keep would be of no layer; to keep what is not a layer's is welcome."""
+        net, x, kept = network(num_steps=4), inputs(), []
+
+        def keep(module: nn.Module, u: tuple[Tensor], out: Tensor) -> None:
+            kept.append(u[0] if what == "the input" else out)
+
+        hook, message = net.layers.register_forward_hook(keep), r"hook of the block's module keeps.*to_sequential"
+        with torch.set_grad_enabled(grad), pytest.raises(RuntimeError, match=message):
+            net(x)
+        hook.remove()
+        net.layers.register_forward_hook(lambda module, u, out: kept.append(tuple(out.shape)))
+        net(x)
+
     def test_of_all_modules_run(self) -> None:
         net, x = network(num_steps=3), inputs()
         seen: list[nn.Module] = []

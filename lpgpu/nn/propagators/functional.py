@@ -1,7 +1,7 @@
 """Layers of any block: `torch.func` batches one function over the parameters of many layers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Self
@@ -16,7 +16,12 @@ from lpgpu.nn.exclusively import buffers_of, called_with
 from lpgpu.nn.frozen_draws import Draws, FrozenDraws, refusing_other_generators
 from lpgpu.nn.propagators.extended import HaloOf, extended
 from lpgpu.nn.propagators.layers import Layers, Linearisation
-from lpgpu.nn.propagators.purity import refuse_captured, refusing_checkpoints, without_fast_path
+from lpgpu.nn.propagators.purity import (
+    refuse_captured,
+    refusing_checkpoints,
+    refusing_kept_tensors,
+    without_fast_path,
+)
 from lpgpu.nn.schemes import StepRule
 from lpgpu.nn.statistics import cumulated, cumulative_averages, of_the_batch_alone, running_statistics
 
@@ -52,6 +57,7 @@ class FunctionalLayers(Layers):
 
     preferred = ("picard", 1)  # docs/experiments/coarse_operators.md
     spans = 1
+    watched: Callable[[], AbstractContextManager[None]] = nullcontext  # around every evaluation
     statistics: Callable[..., Named] | None = None  # the new running statistics of a layer, of phi's arguments
     cumulative: Mapping[str, Any] = MappingProxyType({})  # of which parts they are to be cumulative averages
 
@@ -144,7 +150,8 @@ class FunctionalLayers(Layers):
 
         versions = {name: version(buffer) for name, buffer in self.constants.items()}
         version_of_u = version(u)
-        out = self._with_draws(layers, phi, theta, _sliced(self.constants, layers), u)
+        with self.watched():
+            out = self._with_draws(layers, phi, theta, _sliced(self.constants, layers), u)
         if version(u) != version_of_u:
             raise RuntimeError(_IN_PLACE)
         changed = [name for name, buffer in self.constants.items() if version(buffer) != versions[name]]
@@ -205,6 +212,8 @@ def general_layers_of(
         draws=call.draws,
         first=call.layers.start,
     )
+    if any(part._forward_hooks for part in block.modules()):
+        layers.watched = partial(refusing_kept_tensors, block)
     if statistics:
         layers.statistics, layers.cumulative = lambda *arguments: both(*arguments)[1], cumulative
     return layers

@@ -5,13 +5,20 @@ to compute. Whatever else takes part is refused here, or sends the block on the 
 """
 
 import threading
+import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_batchedtensor
 from torch.nn.modules.module import _has_any_global_hook
+from torch.utils._pytree import tree_leaves
+
+from lpgpu.nn.exclusively import lock_of
 
 _of_fast_path = threading.Lock()
 _without, _fast_path = 0, True  # how many are within `without_fast_path`, and what was set before
@@ -72,6 +79,33 @@ def refusing_checkpoints() -> Iterator[None]:
             "the block uses torch.utils.checkpoint, which would run it again with the weights of all layers; leave it "
             'out: solver=MGRIT(store="c_points") stores C-points only and sweeps the others again'
         ) from error
+
+
+@contextmanager
+def refusing_kept_tensors(block: nn.Module) -> Iterator[None]:
+    """Raise RuntimeError after the context where something keeps what passed a part of `block` that has forward hooks.
+
+    It would have a tensor of all layers at once that torch.vmap has left behind, one for every visit of the solve.
+    """
+    passed: list[tuple[str, weakref.ref[Tensor]]] = []
+
+    def look(name: str, module: nn.Module, arguments: Any, out: Any) -> None:
+        tensors = (leaf for leaf in tree_leaves((arguments, out)) if isinstance(leaf, Tensor))
+        passed.extend((name, weakref.ref(tensor)) for tensor in tensors if is_batchedtensor(tensor))
+
+    with lock_of(block), ExitStack() as hooks:
+        for name, part in block.named_modules():
+            if part._forward_hooks:
+                hooks.enter_context(part.register_forward_hook(partial(look, name or "module")))
+        yield
+    for name, tensor in passed:
+        if tensor() is not None:
+            raise RuntimeError(
+                f"a forward hook of the block's {name} keeps a tensor of a solve, which visits every layer several "
+                "times, all at once: what it keeps belongs to no layer. Remove the hook; of Hugging Face's models turn "
+                "off output_hidden_states and output_attentions. To look into layers take net.to_sequential(), or "
+                "unparallelize the model"
+            )
 
 
 def _files(traceback: TracebackType | None) -> Iterator[str]:
