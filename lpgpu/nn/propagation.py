@@ -63,6 +63,7 @@ class Propagation:
 
     def forward(self, layers: Layers, start: Tensor) -> "ForwardSolution":
         """Solve u_{k+1} = Φ_k(u_k) from u_0 = `start`, which is the same on every rank."""
+        layers.hold()
         hierarchy = self.solver.hierarchy(self.num_steps, self.partition)
         u = self._states(hierarchy.grids[0], layers, start)
         if u.grid.begins:

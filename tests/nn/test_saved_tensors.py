@@ -68,6 +68,17 @@ def test_a_weight_changed_behind_autograds_back_is_noticed(module: nn.Module) ->
             y.sum().backward()
 
 
+def test_weights_exchanged_before_backward_change_no_gradient(module: nn.Module) -> None:
+    """`.data` gets other memory, as where averaged weights are swapped in; autograd keeps what it saved."""
+    x = inputs(20, 4) if not isinstance(module, GRU) else inputs(20, 2, 4)
+    expected = gradients(module, output(module, x))
+    y = output(module, x)
+    for weight in module.parameters():
+        weight.data = 3 * weight.data
+    for one, other in zip(gradients(module, y), expected, strict=True):
+        assert_close_relative(one, other, tolerance=1e-14)
+
+
 def test_a_backward_without_retain_graph_lets_go_of_the_solve(module: nn.Module) -> None:
     """As autograd does of all that it saved, though the output lives on."""
     x = inputs(20, 4) if not isinstance(module, GRU) else inputs(20, 2, 4)

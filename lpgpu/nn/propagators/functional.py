@@ -82,6 +82,10 @@ class FunctionalLayers(Layers):
         self.first = first
         self._number_of_draws: int | None = None  # of an evaluation; unknown before the first
 
+    def hold(self) -> None:
+        self.parameters = {name: _held(values) for name, values in self.parameters.items()}
+        self.shared = [_held(tensor) for tensor in self.shared]
+
     def coarsened(self, m: int) -> Self:
         coarse = super().coarsened(m)
         coarse.spans = m * self.spans
@@ -260,6 +264,10 @@ class _Recomputed(Linearisation):
 
     def parameter_gradients(self, lam: Tensor) -> Sequence[Tensor | None]:
         return self.stack.linearise(self.layers, self.u).parameter_gradients(lam)
+
+
+def _held(tensor: Tensor) -> Tensor:
+    return tensor.detach().requires_grad_(tensor.requires_grad)
 
 
 def _dense(u: Tensor) -> Tensor:

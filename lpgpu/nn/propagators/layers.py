@@ -88,6 +88,9 @@ class Layers(ABC):
         """What decides, beside the tensors, which operations run; None where that is not known (an arbitrary block)."""
         return None
 
+    def hold(self) -> None:  # noqa: B027
+        """Keep the weights' memory that there is now, whatever their `.data` becomes before backward."""
+
     def coarsened(self, m: int) -> Self:
         """The rediscretised layers of a coarser grid: the same θ_k, with the step m Δt."""
         coarse = copy(self)
