@@ -97,21 +97,26 @@ def test_a_backward_without_retain_graph_lets_go_of_the_solve(module: nn.Module)
 
 
 class Masked(nn.Module):
-    """tanh(m ⊙ W u) after dropout, with a buffer m; as a block, and as a cell of a sequence."""
+    """tanh(s m ⊙ W u) after dropout, with a buffer m and a number s; as a block, and as a cell of a sequence."""
+
+    scale: Any
 
     def __init__(self) -> None:
         super().__init__()
         self.linear, self.drop = nn.Linear(4, 4), nn.Dropout(0.5)
         self.register_buffer("mask", torch.rand(4))
+        self.scale = 2.0
 
     def initial_state(self, x: Tensor) -> Tensor:
         return torch.zeros_like(x)
 
     def forward(self, u: Tensor, h: Tensor | None = None) -> Tensor:
-        return torch.tanh(self.mask * self.linear(self.drop(u if h is None else u + h)))
+        return torch.tanh(self.scale * self.mask * self.linear(self.drop(u if h is None else u + h)))
 
 
-@pytest.fixture(params=[(module, solver) for module in ("layers", "sequence") for solver in SOLVERS], ids="-".join)
+@pytest.fixture(
+    params=[(module, solver) for module in ("layers", "sequence") for solver in ("Serial", "C-points")], ids="-".join
+)
 def masked(request: pytest.FixtureRequest) -> nn.Module:
     name, solver = request.param
     if name == "layers":
@@ -132,6 +137,40 @@ def test_a_mode_changed_before_backward_changes_no_gradient(masked: nn.Module) -
     expected = gradients_with(masked, lambda net: None)
     came = gradients_with(masked, lambda net: net.eval())
     assert not any(part.training for part in masked.modules())
+    for one, other in zip(came, expected, strict=True):
+        assert_close_relative(one, other, tolerance=1e-14)
+
+
+@pytest.mark.parametrize("scale", [0.5, torch.zeros(4)], ids=["number", "tensor"])
+def test_a_number_changed_before_backward_changes_no_gradient(masked: nn.Module, scale: Any) -> None:
+    def change(net: nn.Module) -> None:
+        for part in net.modules():
+            if isinstance(part, Masked):
+                part.scale = scale
+
+    expected = gradients_with(masked, lambda net: None)
+    came = gradients_with(masked, change)
+    assert all(part.scale is scale for part in masked.modules() if isinstance(part, Masked))
+    for one, other in zip(came, expected, strict=True):
+        assert_close_relative(one, other, tolerance=1e-14)
+
+
+def test_hooks_removed_before_backward_change_no_gradient(masked: nn.Module) -> None:
+    """Those of a `with` statement around the forward alone."""
+    (part,) = (part for part in masked.modules() if isinstance(part, nn.Linear))
+    pre_hook = {"hook": lambda module, args, kwargs: ((3 * args[0],), kwargs), "with_kwargs": True}
+
+    def hooked(between: Callable[[list[Any]], object]) -> list[Tensor]:
+        handles = [part.register_forward_hook(lambda *of: 0.5 * of[-1]), part.register_forward_pre_hook(**pre_hook)]
+        came = gradients_with(masked, lambda net: between(handles))
+        assert len(part._forward_hooks) == sum(handle.id in part._forward_hooks for handle in handles)
+        for handle in handles:
+            handle.remove()
+        return came
+
+    expected = hooked(lambda handles: None)
+    came = hooked(lambda handles: [handle.remove() for handle in handles])
+    assert not part._forward_hooks and not part._forward_pre_hooks
     for one, other in zip(came, expected, strict=True):
         assert_close_relative(one, other, tolerance=1e-14)
 
