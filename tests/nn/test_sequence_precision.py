@@ -187,8 +187,10 @@ def test_second_derivatives_and_a_backward_inside(kind: str) -> None:
         with backward_in:
             loss = y.float().square().sum()
             (first,) = torch.autograd.grad(loss, x, retain_graph=True)
-            (with_graph,) = torch.autograd.grad(loss, x, create_graph=True)
+            with Products() as seen:
+                (with_graph,) = torch.autograd.grad(loss, x, create_graph=True)
         assert_close_relative(with_graph, first, tolerance=4 * EPSILON[BF16])
+        assert seen.dtypes == {BF16}
         (second,) = torch.autograd.grad(with_graph.square().sum(), x)
         assert second.isfinite().all() and second.any()
 
