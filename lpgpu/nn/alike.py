@@ -86,32 +86,47 @@ def check_firsts(modules: Sequence[nn.Module]) -> None:
         check_alike(Pattern(modules[0]).differences(module), f"the first layer of rank {rank} is unlike that of rank 0")
 
 
-def refuse_functions_of_one(layer: nn.Module) -> None:
-    """Raise ValueError where an attribute or a hook of `layer` is a function that holds a part of this one layer.
+def refuse_parts_held_apart(layer: nn.Module) -> None:
+    """Raise ValueError where `layer` reaches a part or a tensor of its own by a way that no copy of it would have.
 
-    A copy of the layer would hold it too: all layers would run that of the first one.
+    That is a function that holds a part of this one layer, or a list, dict or attribute with one of its tensors: all
+    layers would have those of the first.
     """
-    own, seen = set(map(id, layer.modules())), set()
+    for prefix, part in layer.named_modules():
+        if isinstance(part, nn.RNNBase):
+            continue  # has lists of its weights; it is refused by torch.vmap
+        for name, value in vars(part).items():
+            if name in _STACKED or name.startswith(_OF_STATE_DICTS) or not _holds_a_part(layer, value):
+                continue
+            raise ValueError(
+                f"the block's {prefix or 'module'} ({type(part).__name__}) has {name} = {_short.repr(value)}, which "
+                "holds a part or a tensor of this one layer, so that all layers would have that of the first. Use what "
+                "is registered in the block: self.part, self.weight; and replace a method by "
+                "types.MethodType(function, module), which goes with every layer"
+            )
 
-    def holds_a_part(value: Any) -> bool:
+
+def _holds_a_part(layer: nn.Module, value: Any) -> bool:
+    """Whether an attribute's `value` holds what a copy of `layer`, and of this value, would still have of it."""
+    parts, tensors = set(map(id, layer.modules())), {id(tensor) for _, tensor in _tensors(layer)}
+    seen: set[int] = set()
+
+    def holds(value: Any, *, is_copied: bool) -> bool:
+        if isinstance(value, Tensor):
+            return id(value) in tensors
         if isinstance(value, types.MethodType):
             value = value.__self__
-        if id(value) in own:
-            return True
-        if not isinstance(value, types.FunctionType | partial) or id(value) in seen:
+        if isinstance(value, nn.Module):
+            return id(value) in parts and not is_copied
+        if id(value) in seen:
             return False
         seen.add(id(value))
-        return any(map(holds_a_part, _held_by(value)))
+        if isinstance(value, types.FunctionType | partial):
+            return any(holds(each, is_copied=False) for each in _held_by(value))
+        inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+        return any(holds(each, is_copied=is_copied) for each in inside)
 
-    for prefix, part in layer.named_modules():
-        hooks = [*part._forward_hooks.values(), *part._forward_pre_hooks.values()]
-        for name, value in [*vars(part).items(), *(("a forward hook", hook) for hook in hooks)]:
-            if isinstance(value, types.FunctionType | partial) and holds_a_part(value):
-                raise ValueError(
-                    f"the block's {prefix or 'module'} ({type(part).__name__}) has {name} = {_short.repr(value)}, "
-                    "which holds a part of this one layer, so that all layers would run that of the first. Write it as "
-                    "a method of a class, or as types.MethodType(function, module), which goes with every layer"
-                )
+    return holds(value, is_copied=True)
 
 
 class _Comparison:
@@ -149,7 +164,8 @@ class _Comparison:
         if inside != [None, None]:
             return inside[0] == inside[1]
         if isinstance(a, nn.Module) and isinstance(b, nn.Module):
-            return structure(a) == structure(b)
+            pairs = zip(_tensors(a), _tensors(b), strict=False)
+            return structure(a) == structure(b) and all(_equal(one, other) for (_, one), (_, other) in pairs)
         if type(a) is not type(b):
             return False
         if isinstance(a, str):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from lpgpu.nn.alike import Pattern, check_alike, refuse_functions_of_one, structure
+from lpgpu.nn.alike import Pattern, check_alike, refuse_parts_held_apart, structure
 from lpgpu.nn.layer_index import name_indices
 from lpgpu.nn.statistics import check_statistics
 
@@ -32,7 +32,7 @@ def stack(block: Callable[[], nn.Module], layers: range, seed: int) -> nn.Module
     _check_builder(block)
     modules = [_built(block, seed + k) for k in layers]
     _check_uniform(modules)
-    refuse_functions_of_one(modules[0])
+    refuse_parts_held_apart(modules[0])
     whole = _copied(modules[0])
     stacked: dict[int, Tensor] = {}  # by the identity of layer 0's tensor: what is tied within a layer stays tied
     for owner, name, (_, *tensors) in list(slots([whole, *modules])):

@@ -67,6 +67,7 @@ DIFFERENT: dict[str, Callable[[nn.Module, int], Any]] = {
     "an object that compares": given("extra", Slotted),
     "a namespace": given("extra", lambda k: types.SimpleNamespace(scale=k)),
     "a partial function's argument": given("extra", lambda k: functools.partial(torch.add, alpha=k)),
+    "a frozen module in a list": given("extra", lambda k: [nn.Linear(1, 1).requires_grad_(False)]),
     "a part's attribute": lambda block, k: setattr(block.linear, "extra", (k,)),
     "a forward hook": lambda block, k: k == 2 and block.register_forward_hook(lambda *_: None),
     "a part's pre-hook": lambda block, k: k == 2 and block.linear.register_forward_pre_hook(lambda *_: None),
@@ -82,7 +83,6 @@ ALIKE: dict[str, Callable[[nn.Module, int], Any]] = {
     "generators": given("extra", lambda k: torch.Generator()),
     "a list with the block itself": lambda block, k: setattr(block, "extra", [block]),
     "a weak reference to a part": lambda block, k: setattr(block, "extra", weakref.WeakMethod(block.linear.forward)),
-    "a list with its own weight": lambda block, k: setattr(block, "extra", [block.linear.weight]),
     "a torch.nn.GRU": given("extra", lambda k: nn.GRU(WIDTH, WIDTH)),
     "a bound forward": lambda block, k: setattr(block, "forward", types.MethodType(Block.forward, block)),
     "the same hook": lambda block, k: block.register_forward_hook(lambda *_: None),
@@ -133,10 +133,12 @@ def test_what_is_only_built_anew_is_alike(what: str) -> None:
     assert_close_relative(net(x), expected, tolerance=1e-12)
 
 
-FUNCTIONS_OF_ONE: dict[str, Callable[[nn.Module], Any]] = {
+HELD_APART: dict[str, Callable[[nn.Module], Any]] = {
     "a closure": lambda block: setattr(block, "forward", lambda u: 2 * Block.forward(block, u)),
     "a partial function": lambda block: setattr(block, "forward", functools.partial(Block.forward, block)),
     "a closure of the old forward": lambda block: setattr(block, "forward", wrapped(block.forward)),
+    "a list of weights": lambda block: setattr(block, "weights", [block.linear.weight]),
+    "another name of a buffer": lambda block: setattr(block, "alias", buffered(block)),
     "a part's hook": lambda block: block.linear.register_forward_hook(lambda *_: block.linear.bias),
 }
 
@@ -145,11 +147,16 @@ def wrapped(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return lambda u: forward(u) + 1
 
 
-@pytest.mark.parametrize("what", FUNCTIONS_OF_ONE)
-def test_functions_that_hold_one_layer_are_refused(what: str) -> None:
+def buffered(block: nn.Module) -> Tensor:
+    block.register_buffer("scale", torch.rand(WIDTH))
+    return block.scale  # pyright: ignore
+
+
+@pytest.mark.parametrize("what", HELD_APART)
+def test_what_holds_one_layer_is_refused(what: str) -> None:
     """Of frozen layers, too, where no gradient tells of it: every layer would have the weights of the first."""
-    with pytest.raises(ValueError, match=r"holds a part of this one layer.*types\.MethodType"):
-        LayerParallel.of_modules(None, blocks(lambda block, k: FUNCTIONS_OF_ONE[what](block.requires_grad_(False))))
+    with pytest.raises(ValueError, match=r"holds a part or a tensor of this one layer.*types\.MethodType"):
+        LayerParallel.of_modules(None, blocks(lambda block, k: HELD_APART[what](block.requires_grad_(False))))
 
 
 def test_gradient_hooks_of_a_layers_parameter_are_refused() -> None:
