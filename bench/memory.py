@@ -64,7 +64,7 @@ def rows(layers: int, width: int, batch: int) -> Iterator[tuple[str, float]]:
         forward = with_checkpoints(plain, every)
         yield f"a checkpoint every {every} layers", peak_of(forward, list(plain.parameters()), x)
     for m in (4, 8, 16):
-        for options in ({"store": "all"}, {"store": "c_points"}, {"store": "c_points", "chunk": 1}):
+        for options in ({"store": "all"}, {"store": "c_points"}, {"store": "c_points", "chunk": 2}):
             net.solver = MGRIT(levels=2, coarsening=m, iterations=2, adjoint_iterations=1, **options)
             named = ", ".join(f"{name}={value}" for name, value in options.items())
             yield f"MGRIT, m = {m}, {named}", peak_of(net, list(net.parameters()), x)

@@ -51,7 +51,7 @@ FAULTS = {
     "residual sign": Fault(
         "lpgpu/mgrit/fas.py",
         "fas.restrict_(coarse_phi, phi, ",
-        "fas.restrict_(coarse_phi, 2 * states.c_points[grid.c_targets] - phi, ",
+        "fas.restrict_(coarse_phi, 2 * u - phi, ",
     ),
     "a missed C-point": Fault(
         "lpgpu/mgrit/fas.py",

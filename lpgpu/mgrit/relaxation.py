@@ -7,6 +7,7 @@ from torch import Tensor
 from lpgpu.mgrit.exchange import Boundary, arrive_at_start
 from lpgpu.mgrit.grid import Window
 from lpgpu.mgrit.level import Level
+from lpgpu.mgrit.slices import parts_of
 
 
 def relax(level: Level, *, f_points_current: bool) -> None:
@@ -47,10 +48,11 @@ def c_relax(level: Level) -> None:
     """Update each C-point from the F-point before it."""
     grid, states = level.grid, level.states
     boundary = Boundary(level, grid.is_c)
-    out = states.c_points[grid.c_targets]
-    level.propagator.step(grid, grid.c_layers, states.c_sources, out)
-    if level.delta is not None:
-        level.delta.correct_(out, grid.c_layers, states.c_sources)
+    out, sources = states.c_points[grid.c_targets], states.c_sources
+    for layers, rows in parts_of(grid.c_layers, states.width):
+        level.propagator.step(grid, layers, sources[rows], out[rows])
+        if level.delta is not None:
+            level.delta.correct_(out[rows], layers, sources[rows])
     if level.g is not None:
         out += level.g[grid.targets(grid.c_layers)]
     level.deepen(1)

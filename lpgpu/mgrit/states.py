@@ -17,7 +17,12 @@ EmptyStates = Callable[[int], Tensor]
 
 
 class States(ABC):
-    """The states of one level; every tensor is [points, ...] with the points its name says, writable in place."""
+    """The states of one level; every tensor is [points, ...] with the points its name says, writable in place.
+
+    `width`: how many layers to evaluate at a time at most, where memory is to be saved; None: all that are asked for.
+    """
+
+    width: int | None = None
 
     def __init__(self, grid: Grid, u: Tensor, chunk: int | None) -> None:
         self.grid = grid
@@ -52,6 +57,14 @@ class States(ABC):
     def open(self, window: Window) -> AbstractContextManager[Tensor]:
         """The states at all points of a window, to be swept in place. F-points may come in undefined."""
 
+    @abstractmethod
+    def take_arrivals(self) -> Tensor:
+        """Room for Φ(u) at the points that `grid.c_layers` lead to: [1 + C-layers + 1, ...], undefined.
+
+        Where `c_sources` have memory of their own this is it: row 1 + i lies where source i does. They are not looked
+        at again before the next sweep.
+        """
+
     def release_sources(self) -> None:  # noqa: B027
         """Be told that `c_sources` are not looked at again before the next sweep."""
 
@@ -78,6 +91,10 @@ class AllPoints(States):
     def c_sources(self) -> Tensor:
         return self.u[self.grid.sources(self.grid.c_layers)]
 
+    def take_arrivals(self) -> Tensor:
+        u = self.u
+        return u.new_empty_strided((length(self.grid.c_layers) + 2, *u.shape[1:]), u.stride())
+
     @property
     def start(self) -> Tensor:
         return self.u[self.grid.start]
@@ -101,11 +118,12 @@ class CPointsOnly(States):
 
     def __init__(self, grid: Grid, empty: EmptyStates, chunk: int | None = None) -> None:
         count = length(grid.c_points)
-        super().__init__(grid, empty(count), chunk or max(1, (count - 1) // grid.interval))
+        super().__init__(grid, empty(count), chunk or _intervals_at_a_time(grid))
+        self.width = self.chunk
         self._empty = empty
         self._first = self.u[:1] if grid.is_c(grid.of_level(0)) else empty(1)
         self._last = self.u[-1:] if grid.is_c(grid.of_level(grid.local_steps)) else empty(1)
-        self._sources: Tensor | None = None
+        self._arrivals: Tensor | None = None
 
     @property
     def c_points(self) -> Tensor:
@@ -113,9 +131,11 @@ class CPointsOnly(States):
 
     @property
     def c_sources(self) -> Tensor:
-        if self._sources is None:
-            self._sources = self._empty(length(self.grid.c_layers))
-        return self._sources
+        return self._room()[1:-1]
+
+    def take_arrivals(self) -> Tensor:
+        arrivals, self._arrivals = self._room(), None
+        return arrivals
 
     @property
     def start(self) -> Tensor:
@@ -137,6 +157,8 @@ class CPointsOnly(States):
             self._last[0] = u[-1]
         layers = window.layers(0 if grid.reverse else grid.interval - 1)
         first = (layers.start - grid.c_layers.start) // grid.interval
+        if self._arrivals is None:
+            self._arrivals = self._empty(length(grid.c_layers) + 2)
         self.c_sources[first : first + length(layers)] = u[window.local(grid.sources(layers))]
 
     @contextmanager
@@ -144,7 +166,12 @@ class CPointsOnly(States):
         yield self._load(window)
 
     def release_sources(self) -> None:
-        self._sources = None
+        self._arrivals = None
+
+    def _room(self) -> Tensor:
+        if self._arrivals is None and length(self.grid.c_layers):
+            raise ValueError("the states before C-points are gone: no sweep has been done since they were used")
+        return self._empty(2) if self._arrivals is None else self._arrivals
 
     def _load(self, window: Window) -> Tensor:
         u = self._empty(window.stop - window.first + 1)
@@ -154,3 +181,8 @@ class CPointsOnly(States):
         if window.stop == self.grid.local_steps:
             u[-1] = self._last[0]
         return u
+
+
+def _intervals_at_a_time(grid: Grid) -> int:
+    """As many as take n/8 states: each m in a forward and m in an adjoint window, and 8 that a block computes with."""
+    return max(1, grid.local_steps // (8 * (2 * grid.interval + 8)))

@@ -69,7 +69,7 @@ class Propagation:
         if u.grid.begins:
             u.start.copy_(start)
         keep = self.differentiable and isinstance(u, AllPoints)
-        layers.width = None if isinstance(u, AllPoints) else u.chunk
+        layers.width = u.width
         propagator = ForwardPropagator(layers, len(hierarchy.grids), keep=keep)
         result = self._counted(solve(propagator, hierarchy, u, self.solver, communicator=self.communicator))
         u.release_sources()
@@ -156,6 +156,7 @@ class ForwardSolution:
             with self.u.read(window) as u:
                 self.propagator.sweep(window, grid.f_positions, u)
                 out[window.points] = u
+                del u  # before the next window is swept
         return out
 
     def visit(self, see: Callable[[slice, Tensor], None]) -> None:
@@ -168,6 +169,7 @@ class ForwardSolution:
                 for layers in map(window.layers, grid.all_positions):
                     if length(layers):
                         see(grid.of_network(layers), u[window.local(layers)])
+                del u  # before the next window is swept
 
     def adjoint(
         self, lam_N: Tensor, g: Tensor | None, *, parameters: bool

@@ -113,16 +113,22 @@ class FunctionalLayers(Layers):
             out[rows] = self._batched(_sliced(self.parameters, part), part, self.shared, u[rows])
 
     def linearise(self, layers: slice, u: Tensor, kept: None = None) -> "_Graph":
-        theta = {
-            name: values.detach().requires_grad_(self.parameters[name].requires_grad)
-            for name, values in _sliced(self.parameters, layers).items()
-        }
-        shared = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in self.shared]
+        return self.recorded(layers, u)
+
+    def recorded(self, layers: slice, u: Tensor, *, of_states_only: bool = False, once: bool = False) -> "_Graph":
+        """Autograd's graph of one step, which keeps nothing for parameters (`of_states_only`), or is walked `once`."""
+
+        def leaf(values: Tensor, like: Tensor) -> Tensor:
+            return values.detach().requires_grad_(like.requires_grad and not of_states_only)
+
+        sliced = _sliced(self.parameters, layers)
+        theta = {name: leaf(values, self.parameters[name]) for name, values in sliced.items()}
+        shared = [leaf(tensor, tensor) for tensor in self.shared]
         u = u.detach().requires_grad_()
         with torch.enable_grad():
             out = self._batched(theta, layers, shared, u)
         refuse_captured(out, (u, *theta.values(), *shared))
-        return _Graph(u, [*theta.values(), *shared], out)
+        return _Graph(u, [*theta.values(), *shared], out, once=once)
 
     def linearise_once(self, layers: slice, u: Tensor) -> Linearisation:
         return _Recomputed(self, layers, u)
@@ -227,12 +233,13 @@ _TIME, _ARGUMENT = ".t", ".argument"  # no parameter or buffer of a module is ca
 
 
 class _Graph(Linearisation):
-    """Autograd's graph of one batched step; every λ walks it again."""
+    """Autograd's graph of one batched step; every λ walks it again, but where it is walked `once`."""
 
-    def __init__(self, u: Tensor, theta: list[Tensor], out: Tensor) -> None:
+    def __init__(self, u: Tensor, theta: list[Tensor], out: Tensor, *, once: bool) -> None:
         self.u = u
         self.theta = theta
         self.out = out
+        self.once = once
 
     def vjp(self, lam: Tensor, out: Tensor) -> None:
         out.copy_(self._pull_back(lam, [self.u])[0])
@@ -245,7 +252,7 @@ class _Graph(Linearisation):
     def _pull_back(self, lam: Tensor, inputs: list[Tensor]) -> Sequence[Tensor]:
         if not self.out.requires_grad:
             return [torch.zeros_like(each) for each in inputs]
-        options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+        options = {"retain_graph": not self.once, "allow_unused": True, "materialize_grads": True}
         with refusing_checkpoints():
             return torch.autograd.grad(self.out, inputs, lam, **options)
 
@@ -260,10 +267,10 @@ class _Recomputed(Linearisation):
 
     def vjp(self, lam: Tensor, out: Tensor) -> None:
         for part, rows in self.stack.parts(self.layers):
-            self.stack.linearise(part, self.u[rows]).vjp(lam[rows], out[rows])
+            self.stack.recorded(part, self.u[rows], of_states_only=True, once=True).vjp(lam[rows], out[rows])
 
     def parameter_gradients(self, lam: Tensor) -> Sequence[Tensor | None]:
-        return self.stack.linearise(self.layers, self.u).parameter_gradients(lam)
+        return self.stack.recorded(self.layers, self.u, once=True).parameter_gradients(lam)
 
 
 def _held(tensor: Tensor) -> Tensor:

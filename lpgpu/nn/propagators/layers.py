@@ -13,7 +13,7 @@ from torch import Tensor
 from lpgpu.kernels.dispatch import could_fuse
 from lpgpu.kernels.picard import Runs
 from lpgpu.kernels.sweep import NO_TERMS, Sweep, Terms
-from lpgpu.mgrit.slices import length
+from lpgpu.mgrit.slices import parts_of
 from lpgpu.nn.propagators.extended import HaloOf
 
 
@@ -99,11 +99,7 @@ class Layers(ABC):
 
     def parts(self, layers: slice) -> Iterator[tuple[slice, slice]]:
         """The K layers, at most `width` of them at a time, and their rows among the K."""
-        step, count = layers.step or 1, length(layers)
-        width = self.width or max(1, count)
-        for row in range(0, count, width):
-            stop = min(row + width, count)
-            yield slice(layers.start + row * step, layers.start + (stop - 1) * step + 1, step), slice(row, stop)
+        return parts_of(layers, self.width)
 
     def update_statistics(self, layers: slice, u: Tensor) -> None:
         """Take the states u_k that a forward solve ended with into account in running statistics."""

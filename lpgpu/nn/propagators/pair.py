@@ -140,6 +140,7 @@ class AdjointPropagator(Propagator):
                     self.sweep(window, grid.f_positions, lam_here, Terms(None if g is None else g[window.points]))
                 for layers in map(window.layers, grid.f_positions if all_stored else grid.all_positions):
                     take(layers, lam_here[window.local(grid.sources(layers))])
+                del lam_here  # before the next window is swept
         if all_stored:  # linearised together with those of other windows
             take(grid.c_layers, lam.c_sources)
         return gather.gradients
