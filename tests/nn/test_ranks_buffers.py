@@ -9,7 +9,7 @@ from lpgpu import MGRIT, LayerParallel, Serial
 from lpgpu.nn import PerLayer
 from tests.assertions import assert_close_relative
 from tests.nn.networks import BLOCKS, WIDTH
-from tests.nn.ranks import COMM, RANK, SIZE, assert_near, assert_shares, one_and_shared, part_of
+from tests.nn.ranks import COMM, RANK, SIZE, allgather, assert_near, assert_shares, one_and_shared, part_of
 from tests.nn.test_buffers import Conditioned
 from tests.nn.test_statistics import block as normed
 from tests.nn.test_statistics import statistics
@@ -34,7 +34,7 @@ def test_outputs_and_gradients_are_those_of_one_process(solver: Any, block: str,
     for whole, mine in zip(one.results, shared.results, strict=True):
         (whole,), (mine,) = whole, mine
         assert whole and mine and mine.sequential_depth == whole.sequential_depth
-        all_of_them = [sum(level) for level in zip(*COMM.allgather(mine.evaluations), strict=True)]
+        all_of_them = [sum(level) for level in zip(*allgather(mine.evaluations), strict=True)]
         assert all_of_them == list(whole.evaluations)
 
 
