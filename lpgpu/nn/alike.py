@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lpgpu.nn.layer_index import INDICES
 
 _STACKED = ("_parameters", "_buffers", "_modules")
-_OF_STATE_DICTS = ("_state_dict", "_load_state_dict")  # hooks that no forward runs
+_LEFT_OUT = ("_state_dict", "_load_state_dict", "_compiled_call_impl")  # no forward runs them, or no copy has them
 _HOOKS = ("_forward", "_backward")  # tables of hooks, by a number that no two share
 _NUMBER_IN_PATH = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.)")  # a part's name in its model: h.3.attention
 
@@ -86,6 +86,16 @@ def check_firsts(modules: Sequence[nn.Module]) -> None:
         check_alike(Pattern(modules[0]).differences(module), f"the first layer of rank {rank} is unlike that of rank 0")
 
 
+def refuse_compiled(module: nn.Module) -> None:
+    """Raise TypeError where a layer is not made of plain modules: what is compiled of one is not of another."""
+    for part in module.modules():
+        if isinstance(part, torch.jit.ScriptModule) or type(part).__name__ == "OptimizedModule":
+            raise TypeError(
+                f"a block is or holds {type(part).__name__}, compiled of one layer alone; expected plain modules: "
+                "build them without torch.compile or torch.jit, and call torch.compile on the model around them"
+            )
+
+
 def refuse_parts_held_apart(layer: nn.Module) -> None:
     """Raise ValueError where `layer` reaches a part or a tensor of its own by a way that no copy of it would have.
 
@@ -96,7 +106,7 @@ def refuse_parts_held_apart(layer: nn.Module) -> None:
         if isinstance(part, nn.RNNBase):
             continue  # has lists of its weights; it is refused by torch.vmap
         for name, value in vars(part).items():
-            if name in _STACKED or name.startswith(_OF_STATE_DICTS) or not _holds_a_part(layer, value):
+            if name in _STACKED or name.startswith(_LEFT_OUT) or not _holds_a_part(layer, value):
                 continue
             raise ValueError(
                 f"the block's {prefix or 'module'} ({type(part).__name__}) has {name} = {_short.repr(value)}, which "
@@ -144,7 +154,7 @@ class _Comparison:
         parts = self.modules[0].named_modules(), self.modules[1].modules()
         for (prefix, one), other in zip(*parts, strict=True):
             for name in [*vars(one), *(name for name in vars(other) if name not in vars(one))]:
-                if name in _STACKED or name.startswith(_OF_STATE_DICTS):
+                if name in _STACKED or name.startswith(_LEFT_OUT):
                     continue
                 a, b = vars(one).get(name), vars(other).get(name)
                 if _is_computed(one, name, a) and _is_computed(other, name, b):

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from lpgpu.comm import as_communicator
 from lpgpu.mgrit import Solver
-from lpgpu.nn.alike import Pattern
+from lpgpu.nn.alike import Pattern, refuse_compiled
 from lpgpu.nn.buffers import check_pair
 from lpgpu.nn.eager import eager
 from lpgpu.nn.followers import Follower, RunCall
@@ -158,6 +158,8 @@ def _made_parallel(
     middle = blocks[first : len(blocks) - last]
     if any(isinstance(block, ParallelBlocks) for block in blocks):
         raise ValueError(f"{path} is parallelized already; unparallelize(model, {path!r}) first")
+    for block in middle:
+        refuse_compiled(block)
     replaced, parts = list(blocks[:first]), []
     for run in _runs(middle):
         if len(run) < least:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from lpgpu.nn.alike import Pattern, check_alike, refuse_parts_held_apart, structure
+from lpgpu.nn.alike import Pattern, check_alike, refuse_compiled, refuse_parts_held_apart, structure
 from lpgpu.nn.layer_index import name_indices
 from lpgpu.nn.statistics import check_statistics
 
@@ -154,6 +154,7 @@ def _built(block: Callable[[], nn.Module], seed: int) -> nn.Module:
         module = block()
     if not isinstance(module, nn.Module):
         raise TypeError(f"block() returned {type(module).__name__}; expected an nn.Module")
+    refuse_compiled(module)
     check_statistics(module)
     return module
 

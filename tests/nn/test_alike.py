@@ -85,6 +85,7 @@ ALIKE: dict[str, Callable[[nn.Module, int], Any]] = {
     "a weak reference to a part": lambda block, k: setattr(block, "extra", weakref.WeakMethod(block.linear.forward)),
     "a torch.nn.GRU": given("extra", lambda k: nn.GRU(WIDTH, WIDTH)),
     "a bound forward": lambda block, k: setattr(block, "forward", types.MethodType(Block.forward, block)),
+    "compiled in place": lambda block, k: block.compile(backend="eager"),
     "the same hook": lambda block, k: block.register_forward_hook(lambda *_: None),
     "state-dict hooks": lambda block, k: k and block.register_state_dict_post_hook(lambda *_: None),
     "a tensor left by a forward": lambda block, k: setattr(block, "extra", block(inputs())),
@@ -157,6 +158,23 @@ def test_what_holds_one_layer_is_refused(what: str) -> None:
     """Of frozen layers, too, where no gradient tells of it: every layer would have the weights of the first."""
     with pytest.raises(ValueError, match=r"holds a part or a tensor of this one layer.*types\.MethodType"):
         LayerParallel.of_modules(None, blocks(lambda block, k: HELD_APART[what](block.requires_grad_(False))))
+
+
+COMPILED: dict[str, Callable[[nn.Module], Any]] = {
+    "compiled": lambda block: torch.compile(block, backend="eager"),
+    "scripted": lambda block: torch.jit.script(block),
+    "in a part": lambda block: nn.Sequential(torch.compile(block, backend="eager")),  # pyright: ignore
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("what", COMPILED)
+def test_compiled_layers_are_refused_with_the_cure(what: str) -> None:
+    built = [COMPILED[what](Block()) for _ in range(3)]
+    with pytest.raises(TypeError, match=r"compiled of one layer.*torch\.compile on the model"):
+        LayerParallel.of_modules(None, built)
+    with pytest.raises(TypeError, match=r"compiled of one layer.*torch\.compile on the model"):
+        parallelize(nn.Sequential(nn.Sequential(*built)), "0")
 
 
 def test_gradient_hooks_of_a_layers_parameter_are_refused() -> None:
