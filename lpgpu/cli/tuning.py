@@ -28,7 +28,9 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     recipes = parser.add_subparsers(metavar="RECIPE", required=True, dest="recipe")
     for recipe in RECIPES.values():
         options = recipes.add_parser(recipe.name, help=recipe.summary, description=recipe.summary)
-        options.add_argument("--run", metavar="RUN", type=Path, help="tune on the trained weights of this run of it")
+        options.add_argument(
+            "--run", metavar="RUN", type=Path, help="tune on the trained weights of this run, with its options"
+        )
         options.add_argument(
             "--gradient-error",
             metavar="X",
@@ -46,12 +48,13 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def _tune(arguments: argparse.Namespace) -> None:
     recipe = find_recipe(arguments.recipe)
-    options = replace(recipe.defaults, **given_options(recipe, arguments))
+    given = given_options(recipe, arguments)
     try:
         tuning = tune_recipe(
             recipe,
-            options,
+            replace(recipe.defaults, **given),
             folder=arguments.run,
+            changes=given,
             gradient_error=arguments.gradient_error,
             by=arguments.by,
             max_tries=arguments.tries,

@@ -60,6 +60,18 @@ def test_what_cannot_be_tuned(words: list[str], capsys: pytest.CaptureFixture):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_run_is_tuned_as_it_was_trained(tmp_path: Path, capsys: pytest.CaptureFixture):
+    run, small = tmp_path / "run", ["--layers=8", "--channels=2", "--device=cpu", "--levels=2", "--threads=1"]
+    assert main(["train", "peaks", "--epochs=1", *small, f"--run-dir={run}"]) == 0
+    tune = ["--by=depth", "--tries=1", f"--run={run}"]
+    assert main(["tune", "peaks", "--device=cpu", *tune]) == 0
+    capsys.readouterr()
+    assert main(["tune", "peaks", "--layers=16", *tune]) == 2
+    assert f"layers is 16, but the run of {run} has 8" in capsys.readouterr().err
+    assert main(["tune", "digits", *tune]) == 2
+    assert f"{run} is a run of peaks, not of digits" in capsys.readouterr().err
+
+
 def test_words_give_the_solver_back():
     options = TrainOptions(levels=4, coarsening=(8, 4, 2), relaxation="F", tolerance=1e-3, cycle="W")
     words = words_of(options.mgrit(), TrainOptions())

@@ -1,7 +1,9 @@
 """Which solver to train a recipe with, found by trying on its network, first batch and device."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lpgpu import MGRIT, Serial
 from lpgpu.nn.tune import By, Tuning, search
@@ -18,13 +20,15 @@ def tune_recipe(
     options: TrainOptions,
     *,
     folder: Path | None = None,
+    changes: Mapping[str, Any] | None = None,
     gradient_error: float = 1e-2,
     by: By = "time",
     max_tries: int = 60,
 ) -> Tuning:
     """Search for the cheapest solver within `gradient_error`, as `lpgpu.tune` does, on a recipe's first batch.
 
-    `folder`: with the trained weights of that run and its options; fresh weights, as without, say little of later ones.
+    `folder`: with the trained weights of that run and its options, but for `changes`, which a resumed run may have
+    (a device, folders of data); `options` is not read then. Fresh weights, as without a folder, say little of later ones.
 
     >>> from lpgpu.train import find_recipe
     >>> recipe = find_recipe("peaks")
@@ -34,7 +38,8 @@ def tune_recipe(
     True
 
     Raises:
-        InputError: as a run of these options does, or where there is no run in `folder`.
+        InputError: as a run of these options does; where there is no run of this recipe in `folder`, or a change would
+            make it another run.
         DataError: where the recipe's data are not there.
         ValueError: for a `gradient_error` or `max_tries` out of bounds.
     """
@@ -42,7 +47,7 @@ def tune_recipe(
         recipe.prepare(options)
         trainer = Trainer(recipe, options)
     else:
-        _, trainer = trained(folder)
+        _, trainer = trained(folder, recipe_name=recipe.name, changes=changes)
     inputs, labels = trainer.first_batch()
 
     def step() -> None:
