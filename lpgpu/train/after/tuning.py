@@ -28,7 +28,7 @@ def tune_recipe(
     """Search for the cheapest solver within `gradient_error`, as `lpgpu.tune` does, on a recipe's first batch.
 
     `folder`: with the trained weights of that run and its options, but for `changes`, which a resumed run may have
-    (a device, folders of data); `options` is not read then. Fresh weights, as without a folder, say little of later ones.
+    (another device or data folder); `options` is not read then. Fresh weights, as without, say little of later ones.
 
     >>> from lpgpu.train import find_recipe
     >>> recipe = find_recipe("peaks")
