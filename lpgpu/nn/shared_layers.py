@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lpgpu.mgrit import Partition
 from lpgpu.nn.arguments import Arguments
 from lpgpu.nn.autograd import Replicated
+from lpgpu.nn.exclusively import lock_of
 from lpgpu.nn.per_layer import apply_to_layers
 from lpgpu.nn.solver_module import SolverModule
 from lpgpu.nn.stacking import stacked_tensors, with_tensors
@@ -42,6 +43,11 @@ class SharedLayers(SolverModule):
         apply_to_layers(self.layers, fn, self._own_layers, self.num_steps)
         fn(self)
         return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As every module's, also while another thread calls the network."""
+        with lock_of(self.layers):
+            return super().state_dict(*args, **kwargs)
 
     @property
     def is_shared(self) -> bool:

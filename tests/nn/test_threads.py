@@ -46,7 +46,7 @@ class Meeting:
         self.entered, self.other = threading.Event(), threading.Event()
 
 
-def in_two_threads(block: nn.Module, call: Callable[[Tensor], Tensor], *given: Tensor) -> list[Any]:
+def in_two_threads(block: nn.Module, call: Callable[[Any], Any], *given: Any) -> list[Any]:
     """What `call` makes of two inputs, the second one given while the first one's call is within the block."""
     meeting, results = Meeting(), [None, None]
 
@@ -92,6 +92,14 @@ def test_two_threads_may_call_one_recurrent_network() -> None:
     given = inputs(5, 2, WIDTH), inputs(5, 2, WIDTH)
     assert_as_alone(rnn.cells[0], lambda x: with_gradients(rnn(x)[0], weights), *given)
     assert all(one is other for one, other in zip(rnn.parameters(), weights, strict=True))
+
+
+def test_a_state_dict_taken_meanwhile_is_of_the_weights() -> None:
+    """As a thread that writes checkpoints takes it."""
+    net, x = network(Waits, 8), inputs()
+    _, state = in_two_threads(net.layers, lambda act: act(), lambda: net(x), net.state_dict)
+    for name, weight in net.named_parameters():
+        assert state[name].shape == weight.shape and state[name].data_ptr() == weight.data_ptr()
 
 
 def test_another_threads_random_numbers_do_not_come_twice() -> None:
