@@ -274,6 +274,8 @@ class _Recomputed(Linearisation):
 
 
 def _held(tensor: Tensor) -> Tensor:
+    if tensor.is_inference():  # no gradient can be wanted of it
+        return tensor.detach()
     return tensor.detach().requires_grad_(tensor.requires_grad)
 
 
