@@ -80,8 +80,8 @@ FAULTS = {
     ),
     "an interval whose end does not come home": Fault(
         "lpgpu/mgrit/fas.py",
-        "torch.cat([phi, end[None]])",
-        "torch.cat([phi, 0 * end[None]])",
+        "arrivals[-1] = end",
+        "arrivals[-1] = 0 * end",
     ),
     "a C-point that one rank corrects and its neighbour does not": Fault(
         "lpgpu/mgrit/exchange.py",
