@@ -68,7 +68,8 @@ class MGRIT:
             says; no coarse layer is evaluated. "auto": what docs/experiments/coarse_operators.md found best on trained
             weights of this kind of layer: "picard" of order 1, for a GRU "rediscretised" with Δ; always "rediscretised"
             with `delta="diagonal"`, and where it would be "picard" with `store="c_points"`, whose memory that needs.
-        picard_order: p of "picard", at least 1: a coarse step is p evaluations deep, and exact from p = m on.
+        picard_order: p of "picard", at least 1: a coarse step is p evaluations deep, and exact from p = m on; that of
+            an adjoint with `store="c_points"` is not.
         delta: Δ-correction of a rediscretised operator by Jacobian diagonals: "diagonal" (where the layers offer it),
             "none", or "auto": on for gated recurrent cells, off elsewhere. With "linear" it says whether the diagonals
             are taken ("auto": where the layers offer them). "picard" takes none.
