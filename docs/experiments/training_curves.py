@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 
 from lpgpu.train import Metric
+from lpgpu.train.reports.figures import logarithmic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,11 +39,10 @@ def epochs_of(run: Path) -> list[dict]:
     return [entry for entry in map(json.loads, lines) if entry["kind"] == "epoch"]
 
 
-def errors_of(epochs: list[dict]) -> tuple[list[float], list[float]]:
-    """Where probes were made, in epochs, and the gradient's relative error there."""
-    probes = [(probe, epoch) for epoch in epochs for probe in epoch["decisions"] if "gradient_error" in probe]
-    steps_per_epoch = probes and epochs[-1]["batches"]
-    return [probe["step"] / steps_per_epoch for probe, _ in probes], [probe["gradient_error"] for probe, _ in probes]
+def errors_of(epochs: list[dict]) -> tuple[list[int], list[float]]:
+    """The steps that were probed, and the gradient's relative error there."""
+    probes = [probe for epoch in epochs for probe in epoch["decisions"] if "gradient_error" in probe]
+    return [probe["step"] for probe in probes], [probe["gradient_error"] for probe in probes]
 
 
 def draw_run(axes: Sequence["Axes"], options: dict, epochs: list[dict]) -> None:
@@ -72,11 +72,11 @@ def main(out: str, *runs: str) -> None:
         axes[0].set_title(title_of(recipe, [options for options, _ in entries]), loc="left", fontsize=10)
         axes[0].set_ylabel("training loss")
         axes[2].set_ylabel("error of MGRIT's gradient")
-        for axis in axes:
-            axis.set_xlabel("epoch")
+        for axis, unit in zip(axes, ("epoch", "epoch", "step"), strict=True):
+            axis.set_xlabel(unit)
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.spines[["top", "right"]].set_visible(False)
-        axes[2].set_yscale("log")
+        logarithmic(axes[2], [error for _, epochs in entries for error in errors_of(epochs)[1]])
     lines = [plt.Line2D([], [], color=COLOURS[each], linestyle=LINES[each]) for each in NAMES]
     figure.legend(lines, NAMES.values(), loc="outside right upper", frameon=False)
     figure.set_layout_engine("constrained")
