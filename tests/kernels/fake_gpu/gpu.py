@@ -107,7 +107,7 @@ def fake_gpu(arch: int = 90) -> Iterator[FakeGPU]:
         stack.enter_context(patch("torch.cuda.get_device_properties", lambda device=None: count))
         stack.enter_context(patch("torch.cuda.current_device", lambda: 0))
         stack.enter_context(patch("torch.cuda.current_stream", lambda device=None: SimpleNamespace(cuda_stream=0)))
-        stack.enter_context(patch("torch.randint", lambda *_: 7))  # the seed of a call, which the host draws
+        stack.enter_context(patch("torch.randint", lambda *_, **__: 7))  # the seed of a call, which the host draws
         stack.enter_context(patch("torch.cuda.is_current_stream_capturing", lambda: False))
         stack.enter_context(patch("torch.cuda.Event", _Event))
         for cached in (devices.arch_of, devices.multiprocessors_of, devices.why_unsupported):
