@@ -33,6 +33,15 @@ class Packing:
             raise ValueError(f"{what} holds {came}; expected tensors [batch, ...] of one batch, dtype and device")
         return cls(spec, tuple(tuple(leaf.shape[1:]) for leaf in leaves))
 
+    def check(self, state: Any, what: str) -> None:
+        """Raise ValueError unless `state` is a tree like this one, with tensors of these shapes."""
+        came = Packing.of(_in_order_of(self._example, state), what)
+        if came != self:
+            raise ValueError(f"{what} is {came}; expected {self}")
+
+    def __str__(self) -> str:
+        return str(tree_unflatten([_Shown("batch", *shape) for shape in self.shapes], self.spec))
+
     @property
     def sizes(self) -> list[int]:
         """The entries of each tensor for one example."""
@@ -42,9 +51,8 @@ class Packing:
         """`state`, with any leading dimensions before those of an example, as one tensor [..., S]."""
         leaves, spec = tree_flatten(_in_order_of(self._example, state))
         if spec != self.spec or not all(map(_ends_with, leaves, self.shapes)):
-            expected = tree_unflatten([_Shown("batch", *shape) for shape in self.shapes], self.spec)
             raise ValueError(
-                f"a state {tree_map(_shown, state)} came; expected {expected}: every step must keep the state's "
+                f"a state {tree_map(_shown, state)} came; expected {self}: every step must keep the state's "
                 "structure and shapes"
             )
         if len(dtypes := {leaf.dtype for leaf in leaves} - _lower_than_state(leaves[0])) > 1:

@@ -139,9 +139,12 @@ class Recurrent(SequenceModule):
     def _checked(self, input: Any, hx: Any) -> tuple[Tensor, list[Packing], list[Tensor]]:
         """Input as [T, B, ...], how each cell's state is packed, and the states to start from."""
         check_tensor("input", input, next(self.parameters(), None))
-        if input.ndim < 2:
+        if input.ndim < 3:
             order = "[B, T, ...]" if self.batch_first else "[T, B, ...]"
-            raise ValueError(f"input is {tuple(input.shape)}; expected {order}")
+            raise ValueError(
+                f"input is {tuple(input.shape)}; expected {order}, at least three dimensions: a batch of one sequence, "
+                "or features of one number, too"
+            )
         x = input.transpose(0, 1) if self.batch_first else input
         if not len(x):
             raise ValueError(f"input is {tuple(input.shape)}; expected at least one time step")
@@ -175,16 +178,24 @@ def _as_cells(name: str, cells: Any) -> list[nn.Module]:
 
 
 def _initial(cell: nn.Module, x: Tensor, given: Any) -> Any:
-    """The state that a cell starts from."""
-    if given is not None:
-        return given
+    """The state that a cell starts from: `given`, which is to be like the cell's own, or that."""
+    own = _own_initial(cell, x)
+    if given is None and own is None:
+        raise ValueError(
+            f"{type(cell).__name__} does not say which state it starts from; pass hx, or give it a method "
+            "initial_state(x_0) that returns one"
+        )
+    if given is not None and own is not None:
+        Packing.of(own, "initial_state").check(given, "hx")
+    return own if given is None else given
+
+
+def _own_initial(cell: nn.Module, x: Tensor) -> Any:
+    """What a cell says that it starts from; None where it does not."""
     if callable(initial_state := getattr(cell, "initial_state", None)):
         return initial_state(x[0])
     if isinstance(cell, nn.RNNCellBase):
         weight = next(cell.parameters())
         zero = torch.zeros(x.shape[1], cell.hidden_size, dtype=weight.dtype, device=weight.device)
         return (zero, zero.clone()) if isinstance(cell, nn.LSTMCell) else zero
-    raise ValueError(
-        f"{type(cell).__name__} does not say which state it starts from; pass hx, or give it a method "
-        "initial_state(x_0) that returns one"
-    )
+    return None

@@ -243,6 +243,13 @@ class TestBadInput:
             (lambda net, x: net(x.float()), ValueError, ["float32", "float64"]),
             (lambda net, x: net(x[:0]), ValueError, ["at least one time step"]),
             (lambda net, x: net(x[0, 0]), ValueError, ["(2,)", "[T, B, ...]"]),
+            (lambda net, x: net(x[:, 0]), ValueError, ["(21, 2)", "[T, B, ...]", "three dimensions"]),
+            (
+                lambda net, x: net(x, torch.zeros(3, H + 1, dtype=x.dtype)),
+                ValueError,
+                ["hx is [batch, 5]", "[batch, 4]"],
+            ),
+            (lambda net, x: net(x, (x[0], x[0])), ValueError, ["hx is ([batch, 2], [batch, 2])", "[batch, 4]"]),
             (lambda net, x: net(x * torch.nan), ValueError, ["NaN"]),
             (lambda net, x: net(x, torch.zeros(5, H, dtype=x.dtype)), ValueError, ["5 sequences", "3"]),
             (lambda net, x: net(x, lengths=torch.tensor([1, 2])), ValueError, ["(2,)", "(3,)"]),
