@@ -221,8 +221,9 @@ def test_the_error_that_is_noted_is_that_of_the_solver_and_nothing_else_changes(
     assert [r["train_loss"] for r in probed] == [r["train_loss"] for r in fixed]
     errors = [decision["gradient_error"] for record in probed for decision in record["decisions"]]
     trainer = Trainer(runs[0].recipe, runs[0].options)
+    inputs, labels, _ = next(trainer.batches.of_epoch(0, 0, trainer.measures.timings))
     serial, inexact = (
-        torch.cat([part.flatten() for part in trainer.gradient_with(solver, *next(trainer._batches())[:2]).gradient])
+        torch.cat([part.flatten() for part in trainer.gradient_with(solver, inputs, labels).gradient])
         for solver in (Serial(), trainer.control.solver)
     )
     assert errors[0] == pytest.approx(float((inexact - serial).norm() / serial.norm()), rel=1e-5)
