@@ -184,5 +184,9 @@ class CPointsOnly(States):
 
 
 def _intervals_at_a_time(grid: Grid) -> int:
-    """As many as take n/8 states: each m in a forward and m in an adjoint window, and 8 that a block computes with."""
-    return max(1, grid.local_steps // (8 * (2 * grid.interval + 8)))
+    """As many as take three quarters of what three states a C-point leave of a checkpoint for every layer.
+
+    Each takes m states in a forward and m in an adjoint window, and 8 that a block computes with.
+    """
+    m = grid.interval
+    return max(1, 3 * grid.local_steps * (m - 3) // (4 * m * (2 * m + 8)))

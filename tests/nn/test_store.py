@@ -112,7 +112,7 @@ def test_c_points_only_needs_less_memory_at_its_peak() -> None:
     assert c_points[1] < everything[1]
 
 
-@pytest.mark.parametrize(("coarsening", "most"), [(4, 117), (8, 77), (16, 74)])
+@pytest.mark.parametrize(("coarsening", "most"), [(4, 117), (8, 103), (16, 74)])
 def test_c_points_only_needs_less_than_a_checkpoint_for_every_layer(coarsening: int, most: int) -> None:
     """Three states a C-point, two windows of m states, and the gradients; `most` is two states above what it took."""
     net, x, state = wide("two linear layers", 128)
@@ -154,9 +154,11 @@ def test_recomputed_graphs_keep_what_is_still_asked_for() -> None:
 
 @pytest.mark.parametrize(
     ("num_steps", "coarsening", "chunk"),
-    [(128, 4, 1), (128, 16, 1), (1024, 4, 8), (1024, 8, 5), (1024, 16, 3), (5, 8, 1)],
+    [(128, 2, 1), (128, 4, 1), (128, 8, 2), (128, 16, 1), (1024, 4, 12), (1024, 8, 20), (1024, 16, 15), (5, 8, 1)],
 )
-def test_windows_take_an_eighth_of_a_state_for_every_layer(num_steps: int, coarsening: int, chunk: int) -> None:
+def test_windows_take_three_quarters_of_what_c_points_leave_of_a_state_for_every_layer(
+    num_steps: int, coarsening: int, chunk: int
+) -> None:
     grid = MGRIT(levels=2, coarsening=coarsening).hierarchy(num_steps).grids[0]
     assert CPointsOnly(grid, lambda points: torch.empty(points, 1)).chunk == chunk
 
