@@ -84,8 +84,8 @@ class MGRIT:
             C-points, so that its cycles reduce the error by other factors; to what they converge is the same.
         chunk: how many intervals are swept (and, with "c_points", recomputed) at a time. None: all at once with "all";
             with "c_points" ¾ N (1 − 3/m) / (2m + 8), at least one, which takes less memory than a checkpoint for every
-            layer (docs/models.md); fewer take less, more are faster where a device has room for more layers at once. Of as many coarse layers a Picard step
-            evaluates the fine ones at a time.
+            layer (docs/models.md); fewer take less, more are faster where a device has room for more layers at once.
+            Of as many coarse layers a Picard step evaluates the fine ones at a time.
         on_divergence: "warn" or "raise" when a solve ends non-finite, or, of two cycles or more, with a residual that
             grew or is as large as its states. With one cycle there is no reduction to look at: whether its accuracy is
             enough is seen against `Serial()`, or from more cycles.
