@@ -2,8 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from lpgpu import MGRIT, DivergenceWarning, Serial, SolveResult
 from lpgpu.nn.solver_module import SolverModule, solver_modules, using_solver
+from lpgpu.nn.trials import keeping_buffers
 from lpgpu.train.setup.recipe import Problem
 
 
@@ -98,7 +98,7 @@ def gradient_probe(network: nn.Module, solver: MGRIT | Serial, compute: Callable
         torch.random.fork_rng(devices),
         warnings.catch_warnings(),
         using_solver(parts, solver),
-        _keeping_buffers(network),
+        keeping_buffers(network),
     ):
         warnings.simplefilter("ignore", DivergenceWarning)
         compute()
@@ -108,23 +108,6 @@ def gradient_probe(network: nn.Module, solver: MGRIT | Serial, compute: Callable
     gradient = tuple(torch.zeros_like(x) if x.grad is None else x.grad for x in network.parameters())
     network.zero_grad(set_to_none=True)
     return Probe(gradient, forward.residual_norms, adjoint.residual_norms)
-
-
-@contextmanager
-def _keeping_buffers(network: nn.Module) -> Iterator[None]:
-    """Give all buffers of `network` back their values after the `with` statement."""
-    before = [
-        (module._buffers, name, buffer, buffer.clone())
-        for module in network.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    try:
-        yield
-    finally:
-        for buffers, name, buffer, value in before:
-            buffers[name] = buffer
-            buffer.data.copy_(value)  # .data: to a graph that holds the buffer nothing has happened
 
 
 def residual_histories(problem: Problem, inputs: Tensor, labels: Tensor) -> tuple[list[float], list[float]]:

@@ -37,7 +37,9 @@ class RunningMean:
     """Loss and metric, averaged over `examples`; kept on the device, so that adding never waits for it."""
 
     def __init__(self, device: torch.device, metric: Metric = ACCURACY):
-        self.metric = metric
+        if metric.of is None:
+            raise ValueError(f"the metric {metric.name} has no function `of`, as one that is read from a record")
+        self.metric, self._of = metric, metric.of
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
         self._figure = torch.zeros((), dtype=torch.float64, device=device)
         self.examples = 0
@@ -47,8 +49,7 @@ class RunningMean:
 
         Raises ValueError where the metric is no figure of each example.
         """
-        assert self.metric.of is not None  # a Problem has made sure
-        figures = self.metric.of(scores.detach(), labels)
+        figures = self._of(scores.detach(), labels)
         if figures.shape != labels.shape[:1]:
             raise ValueError(
                 f"the metric {self.metric.name} of {len(labels)} examples has the shape {tuple(figures.shape)}; "
